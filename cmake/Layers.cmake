@@ -1,0 +1,11 @@
+# The layers, lowest first, and the parts of each. A part is include/qmpbackup/PART.hpp with src/PART.cpp.
+# A part includes parts of its own layer and of lower ones only; tests/layering.cmake checks it.
+set(QMPBACKUP_LAYERS values pure effects execution cli)
+
+set(QMPBACKUP_LAYER_values sizes ids errors sha256)
+set(QMPBACKUP_LAYER_pure
+    chain_files manifest qcow2_header chain_on_disk qmp_message vm_state bitmap_marks backup_planner recovery image_map
+    progress)
+set(QMPBACKUP_LAYER_effects event_loop clock files process qemu_img qmp_client reporter chain_reader)
+set(QMPBACKUP_LAYER_execution session level_finisher backup_wait recovery_run backup_run)
+set(QMPBACKUP_LAYER_cli arguments command_line)

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/event_loop.hpp"
+#include "qmpbackup/qmp_client.hpp"
+#include "qmpbackup/reporter.hpp"
+
+namespace qmpbackup {
+
+/// How to reach QEMU and how long to wait for it.
+struct Connection {
+  QmpAddress address;
+  QmpClient::Timeouts timeouts;
+  bool trace = false;
+};
+
+struct BackupOptions {
+  Connection connection;
+  std::vector<BackupRequest> disks;  ///< at least one
+  bool dry_run = false;
+  bool checksums = true;
+};
+
+/// Takes one level of each disk, at one point in time, in the commit order that the promise rests on, and reports it.
+/// Resolves first what earlier runs left. Throws what errors.hpp lists; then nothing of this run is left, and the
+/// chains are as they were, unless the message says that the next run has to clean up.
+void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& options);
+
+/// Removes this program's bitmaps from a device: all of them and the Go tool's `bitmap0`, or with `files` those of that
+/// chain alone (`bitmap0` where the chain has no manifest of ours). Reports how many.
+void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const Connection& connection, const std::string& device,
+                      const std::optional<ChainFiles>& files);
+
+}  // namespace qmpbackup

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <vector>
+
+#include "qmpbackup/ids.hpp"
+#include "qmpbackup/qmp_message.hpp"
+#include "qmpbackup/sizes.hpp"
+
+namespace qmpbackup {
+
+/// Marks: granules near the disk's end that a level's bitmap holds as dirty from its first moment on.
+///
+/// A disk that is shrunk and grown again between two levels reads zeros where it was cut off, and QEMU does not note
+/// that in any bitmap: the next level would silently keep the old content there. But shrinking cuts the marks off the
+/// bitmap too, and so does clearing it. When the marks are gone, only a new full is right. The price is at most two
+/// granules in every incremental.
+///
+/// One mark is the last granule. A guest may write there between the two resizes and so renew the mark; the other one,
+/// 1 MiB before the end, makes that unlikely to hide a cut of more than 1 MiB, and a smaller cut is hidden only where
+/// everything that was cut has been written again and is therefore copied, or lies between the two marks.
+///
+/// QMP cannot mark a chosen part of a bitmap. A write to a scratch node of the disk's size (null-co, which stores
+/// nothing) does, and `block-dirty-bitmap-merge` carries the marks over in the transaction that makes the level's
+/// bitmap.
+inline constexpr ByteCount kGranularity = 64 * kKiB;
+
+/// Where the marks of a disk of `virtual_size` bytes are: offsets of granules, ascending, one or two.
+std::vector<ByteCount> mark_offsets(ByteCount virtual_size);
+
+/// Makes the scratch node.
+QmpCommand add_scratch_node(const NodeName& scratch, ByteCount virtual_size);
+/// Adds a bitmap to the scratch node and marks it as a disk of `marked_size` <= its own size has it.
+std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& name, ByteCount marked_size);
+
+/// Bitmaps on the scratch node.
+inline const BitmapName kMarks{"marks"};         ///< of the disk as it is
+inline const BitmapName kOldMarks{"old-marks"};  ///< of the disk as it was at the previous level
+inline const BitmapName kCopy{"copy"};           ///< the previous level's bitmap
+inline const BitmapName kUnion{"union"};         ///< that, and kOldMarks
+
+/// Puts kCopy and kUnion on the scratch node. The old marks are all in `bitmap` exactly when both count the same
+/// afterwards.
+QmpCommand compare_with_marks(const NodeName& scratch, const NodeName& node, const BitmapName& bitmap);
+
+}  // namespace qmpbackup

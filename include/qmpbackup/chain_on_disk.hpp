@@ -1,0 +1,62 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "qmpbackup/chain_files.hpp"
+#include "qmpbackup/manifest.hpp"
+#include "qmpbackup/qcow2_header.hpp"
+
+namespace qmpbackup {
+
+enum class ManifestState { kAbsent, kGood, kDamaged, kTooNew };
+
+/// A file under a level's final name.
+struct LevelFile {
+  Level level;
+  ByteCount file_size = 0;
+  std::optional<Qcow2Header> header;  ///< nothing: no regular file, or no qcow2
+  std::string modified;               ///< RFC 3339 in UTC
+};
+
+/// A chain as it was found in its folder.
+struct ChainOnDisk {
+  ManifestState manifest_state = ManifestState::kAbsent;
+  std::string manifest_problem;      ///< for kDamaged and kTooNew
+  std::optional<Manifest> manifest;  ///< for kGood
+  std::vector<LevelFile> files;      ///< ascending by level
+  std::vector<Level> partials;
+  bool full_is_empty_image = false;     ///< BASE.full.qcow2 is a qcow2 image that nothing was ever written to
+  bool keeps_damaged_manifest = false;  ///< BASE.chain.json.damaged is there
+
+  [[nodiscard]] const LevelFile* file_of(Level level) const;
+  /// The levels that the manifest names; empty without a good one.
+  [[nodiscard]] const std::vector<LevelRecord>& levels() const;
+  /// Whether there is anything that a new full would have to move out of its way.
+  [[nodiscard]] bool has_backups() const;
+};
+
+/// Why a level cannot be restored from: its file is gone, is no qcow2, has another size than the manifest says or
+/// another backing link than it must have. Nothing when it is in order. Looks at this level alone.
+std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainFiles& files, const LevelRecord& record);
+
+/// The first fault among all levels of the manifest, if any.
+std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainFiles& files);
+
+/// The manifest of a chain that was made by another program with the same file names and one bitmap `bitmap0`.
+/// Throws ChainError where the files do not make a chain.
+Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const ChainId& id, const VmIdentity& vm,
+                     const std::string& device);
+
+/// The bitmap of the Go tool of the same name.
+inline const BitmapName kForeignBitmap{"bitmap0"};
+
+/// "2026-11-22T02:00:00Z" -> "20261122T020000Z", as it stands in an archive folder's name.
+std::string compact_time(std::string_view rfc3339);
+
+/// The point in time of the chain's full: from the manifest, else its file's time, else `otherwise`. RFC 3339 in UTC.
+std::string time_of_full(const ChainOnDisk& chain, const std::string& otherwise);
+
+}  // namespace qmpbackup

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/chain_on_disk.hpp"
+#include "qmpbackup/event_loop.hpp"
+
+namespace qmpbackup {
+
+/// Looks at a chain's files: manifest, level files with the fronts of their headers, partial files. Changes nothing.
+/// Runs qemu-img only where a full stands alone, to see whether it is an empty image that an operator made beforehand.
+ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files);
+
+/// Looks at the folder that a chain's files go to. Changes nothing that stays.
+TargetFolder inspect_target(const ChainFiles& files);
+
+}  // namespace qmpbackup

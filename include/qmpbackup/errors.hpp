@@ -1,0 +1,83 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace qmpbackup {
+
+/// What every failure of this program derives from. `what()` says what failed, on what, and why; `hint()` says what to
+/// do next and may be empty. Neither ends in a full stop.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& message, std::string hint = {})
+      : std::runtime_error(message), hint_(std::move(hint)) {}
+  [[nodiscard]] const std::string& hint() const { return hint_; }
+
+ private:
+  std::string hint_;
+};
+
+/// The command line is wrong.
+class UsageError : public Error {
+  using Error::Error;
+};
+
+/// QEMU cannot be reached, or does not answer.
+class ConnectError : public Error {
+  using Error::Error;
+};
+
+/// There is no QEMU at this address: no socket, or nobody listens on it.
+class NobodyListens : public ConnectError {
+  using ConnectError::ConnectError;
+};
+
+/// The connection broke, or no reply came in time: what became of the last command is not known, so look again.
+class ConnectionLost : public ConnectError {
+  using ConnectError::ConnectError;
+};
+
+/// QEMU refused a command.
+class QmpError : public Error {
+ public:
+  QmpError(const std::string& command, const std::string& error_class, const std::string& description)
+      : Error("QEMU refused " + command + ": " + description), error_class_(error_class) {}
+  [[nodiscard]] const std::string& error_class() const { return error_class_; }
+
+ private:
+  std::string error_class_;
+};
+
+/// What is on disk contradicts itself or what was asked for; nothing was changed.
+class ChainError : public Error {
+  using Error::Error;
+};
+
+/// This chain cannot go on; only a new full backup helps.
+class NewFullNeeded : public ChainError {
+  using ChainError::ChainError;
+};
+
+/// Another run holds the chain.
+class ChainBusy : public Error {
+  using Error::Error;
+};
+
+/// A check found damage in a chain.
+class DamageFound : public Error {
+  using Error::Error;
+};
+
+/// A signal asked the run to end.
+class Interrupted : public Error {
+ public:
+  explicit Interrupted(int signal_number)
+      : Error("ended by signal " + std::to_string(signal_number)), signal_number_(signal_number) {}
+  [[nodiscard]] int signal_number() const { return signal_number_; }
+
+ private:
+  int signal_number_;
+};
+
+}  // namespace qmpbackup

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/sizes.hpp"
+
+namespace qmpbackup {
+
+/// A file operation failed; the message names the file and the system's reason.
+class FileError : public Error {
+  using Error::Error;
+};
+
+/// Owns a descriptor.
+class UniqueFd {
+ public:
+  explicit UniqueFd(int fd = -1) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept;
+  ~UniqueFd();
+
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] bool is_open() const { return fd_ >= 0; }
+  int release();
+
+ private:
+  int fd_;
+};
+
+/// Creates a file with mode 0600 that must not exist yet (O_EXCL: no link is followed either). Throws FileError.
+UniqueFd create_exclusively(const std::string& path);
+
+/// Opens an existing file with the given open(2) flags; O_CLOEXEC is added. Throws FileError.
+UniqueFd open_file(const std::string& path, int flags);
+
+/// Replaces a file so that after a crash either the old or the new content is there: a temporary file beside it, fsync,
+/// rename, fsync of the folder. Blocks until it is on disk. Throws FileError, and then the old file is untouched.
+void write_durably(const std::string& path, std::string_view content);
+
+/// Renames within or between folders of one file system, durably. Replaces `to`.
+void rename_durably(const std::string& from, const std::string& to);
+
+/// Removes a file durably; fine when there is none.
+void remove_durably(const std::string& path);
+
+/// Makes a folder with mode 0700 durably; fine when it exists.
+void make_folder_durably(const std::string& path);
+
+/// fsync of a file, of a folder.
+void sync_file(const std::string& path);
+void sync_folder(const std::string& path);
+
+/// The content of a small file; nothing when there is none. Throws FileError, also above `limit` bytes.
+std::optional<std::string> read_file_if_there(const std::string& path, ByteCount limit);
+
+/// Whether something has this name, a dangling link included.
+bool exists(const std::string& path);
+
+/// Size and time of a regular file; nothing for anything else.
+struct FileInfo {
+  ByteCount size = 0;
+  std::string modified;  ///< RFC 3339 in UTC
+};
+std::optional<FileInfo> regular_file_info(const std::string& path);
+
+/// The names in a folder, without "." and ".."; empty for a folder that cannot be read.
+std::vector<std::string> list_folder(const std::string& path);
+
+/// The front of a file, at most `size` bytes; empty for a file that cannot be read.
+std::vector<std::byte> read_front(const std::string& path, std::size_t size);
+
+/// SHA-256 of a file's content, read from the storage without filling the page cache. Calls `progress` now and then
+/// with the bytes read so far. Throws FileError.
+std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress);
+
+/// Holds an exclusive lock (flock) on a lock file, which it makes when there is none and leaves there.
+class FileLock {
+ public:
+  /// Throws ChainBusy at once when another process holds it, FileError when the file cannot be made.
+  explicit FileLock(const std::string& path);
+
+ private:
+  UniqueFd fd_;
+};
+
+/// The folder's free bytes for this user; nothing when the system does not say.
+std::optional<ByteCount> free_bytes(const std::string& folder);
+/// Whether this user may create files in the folder.
+bool is_writable_folder(const std::string& folder);
+bool is_folder(const std::string& path);
+/// Whether the folder's file system takes O_DIRECT. Tries it on a file without a name, or one that is removed at once.
+bool takes_direct_io(const std::string& folder);
+
+}  // namespace qmpbackup

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/ids.hpp"
+#include "qmpbackup/sizes.hpp"
+
+namespace qmpbackup {
+
+/// Which virtual machine a chain belongs to.
+struct VmIdentity {
+  std::string name;
+  std::string uuid;
+};
+
+/// A level that is complete and on disk.
+struct LevelRecord {
+  Level level;
+  std::string file;  ///< name without folder
+  std::string time;  ///< the point in time that the level restores to, RFC 3339 in UTC
+  ByteCount virtual_size = 0;
+  ByteCount bytes_copied = 0;
+  ByteCount file_size = 0;
+  std::string compression;  ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
+  BitmapName bitmap;        ///< holds what was written since `time`
+  bool marked = false;      ///< the bitmap began with the marks of bitmap_marks.hpp
+  std::string qemu;         ///< version
+  std::optional<std::string> sha256;
+  nlohmann::json other = nlohmann::json::object();  ///< fields this version does not know, kept in a rewrite
+};
+
+/// The intent of a run under way. It is written durably before QEMU is touched, and goes away in the write that commits
+/// the level.
+struct Pending {
+  ChainId chain;  ///< differs from the manifest's while a new chain replaces an old one
+  Level level;
+  JobId job;
+  NodeName node;  ///< the disk's node when the run began; #block names are only valid within one start of QEMU
+  BitmapName bitmap;
+  std::string partial;  ///< file name
+  std::string started;  ///< RFC 3339 in UTC
+  std::string device;
+  VmIdentity vm;
+  bool marked = false;
+  std::string compression;
+  ByteCount virtual_size = 0;
+  ByteCount cluster_size = 0;          ///< of the partial file
+  bool adopts = false;                 ///< the manifest's levels come from a chain made elsewhere: an undo forgets them
+  bool was_running = false;            ///< the guest ran when the run began
+  std::string reason;                  ///< why a full instead of an incremental; empty for none
+  std::optional<std::string> archive;  ///< compact time: the old chain moves into this folder at the commit
+  std::optional<LevelRecord> verified;  ///< the partial file was found complete and on disk: only the commit is missing
+};
+
+/// BASE.chain.json.
+struct Manifest {
+  ChainId chain;
+  VmIdentity vm;
+  std::string device;
+  std::optional<ChainId> replaces;  ///< the archived chain whose bitmap may still be on the disk
+  std::vector<LevelRecord> levels;  ///< -1, 0, 1 ... without a gap
+  std::optional<Pending> pending;
+  nlohmann::json other = nlohmann::json::object();
+
+  [[nodiscard]] const LevelRecord* last() const { return levels.empty() ? nullptr : &levels.back(); }
+};
+
+/// The manifest cannot be read: cut off, not JSON, or against its own rules.
+class ManifestDamaged : public ChainError {
+  using ChainError::ChainError;
+};
+
+/// The manifest was written by a newer program.
+class ManifestTooNew : public ChainError {
+  using ChainError::ChainError;
+};
+
+/// Throws ManifestDamaged or ManifestTooNew. Trusts nothing: names must be plain file names, levels must have no gap.
+Manifest parse_manifest(std::string_view text);
+
+/// The text of BASE.chain.json, pretty-printed, with a final newline.
+std::string format_manifest(const Manifest& manifest);
+
+/// The record as it stands in the manifest and in `list --json`.
+nlohmann::json to_json(const LevelRecord& record);
+
+}  // namespace qmpbackup

@@ -1,0 +1,491 @@
+#include "qmpbackup/backup_planner.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "qmpbackup/bitmap_marks.hpp"
+#include "qmpbackup/errors.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr ByteCount kFullClusterSize = kMiB;
+constexpr ByteCount kIncrementalClusterSize = 64 * kKiB;
+
+/// A migration that runs, or is about to: the disk may change hands at any moment.
+bool migrates(const std::string& status) {
+  static constexpr std::array kUnderWay{"setup",           "active",          "pre-switchover",   "device",
+                                        "postcopy-active", "postcopy-paused", "postcopy-recover", "colo",
+                                        "wait-unplug",     "cancelling"};
+  return std::find(kUnderWay.begin(), kUnderWay.end(), status) != kUnderWay.end();
+}
+
+/// Decides about one disk.
+class DiskPlanner {
+ public:
+  DiskPlanner(const VmState& vm, const DiskCircumstances& in, std::vector<std::string>& warnings)
+      : vm_(vm), in_(in), warnings_(warnings), disk_(find_disk(vm, in.request.device)), node_(*find_node()) {}
+
+  DiskPlan plan() {
+    refuse_by_vm();
+    refuse_by_manifest();
+    const std::string reason = choose_level();
+    refuse_by_folder();
+    return level_.is_full() ? plan_full(reason) : plan_incremental();
+  }
+
+ private:
+  const Node* find_node() const {
+    const Node* node = vm_.find_node(disk_.node);
+    if (node == nullptr) {
+      throw ChainError(fmt::format("{}: QEMU does not list its node {}", disk_.label, disk_.node.value));
+    }
+    return node;
+  }
+
+  [[nodiscard]] std::string about(std::string_view text) const { return fmt::format("{}: {}", disk_.label, text); }
+  [[nodiscard]] std::string new_full_hint() const {
+    return fmt::format("take a new full: {} -inc auto", in_.request.command);
+  }
+  [[noreturn]] void refuse(std::string_view text, std::string hint) const {
+    throw ChainError(about(text), std::move(hint));
+  }
+
+  void refuse_by_vm() const {
+    if (!vm_.features.backup_never_clears) {
+      refuse("this QEMU has no backup that keeps its bitmap (blockdev-backup bitmap-mode=never)",
+             "QEMU 4.2 or newer is needed");
+    }
+    if (migrates(vm_.migration_status)) {
+      refuse(fmt::format("a migration is under way ({})", vm_.migration_status), "try again when it is over");
+    }
+    if (vm_.status == "inmigrate" || vm_.status == "postmigrate" || vm_.status == "finish-migrate") {
+      refuse(fmt::format("the VM is in state {}: its disks belong to another QEMU", vm_.status),
+             "back it up where it runs");
+    }
+    if (const Job* job = foreign_job_on(vm_, disk_)) {
+      refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value), "try again when it is over");
+    }
+    if (node_.virtual_size == 0) {
+      refuse("the disk has no size", "check the device");
+    }
+  }
+
+  void refuse_by_manifest() const {
+    const ChainOnDisk& chain = in_.chain;
+    if (chain.manifest_state == ManifestState::kTooNew) {
+      refuse(fmt::format("{} cannot be used: {}", in_.request.files.manifest_path(), chain.manifest_problem),
+             "use the newer qmpbackup that wrote it");
+    }
+    if (!chain.manifest) {
+      return;
+    }
+    for (const Disk& other : list_disks(vm_)) {  // the chain's device under another name is fine; another disk is not
+      if (other.label == chain.manifest->device && other.node != disk_.node) {
+        refuse(fmt::format("{} is a chain of device {}", in_.request.files.base(), chain.manifest->device),
+               "give each disk a -backupFile of its own");
+      }
+    }
+  }
+
+  /// Sets level_; returns why `auto` takes a full where a chain is there already, else nothing.
+  std::string choose_level() {
+    const std::optional<Level> wanted = in_.request.level;
+    if (wanted && wanted->is_full()) {
+      refuse_full_over_backups();
+      level_ = kFullLevel;
+      return {};
+    }
+    if (in_.request.adopt && in_.chain.manifest_state == ManifestState::kAbsent && in_.chain.has_backups()) {
+      adopted_ = adopt_chain(in_.chain, in_.request.files, in_.fresh_id, vm_.identity, disk_.label);
+    }
+    if (wanted) {
+      refuse_wrong_level(*wanted);
+      if (const std::string reason = why_no_incremental(); !reason.empty()) {
+        throw NewFullNeeded(about(reason), in_.chain.manifest_state == ManifestState::kAbsent && can_adopt()
+                                               ? fmt::format("take that chain over: {} -inc {} --adopt",
+                                                             in_.request.command, wanted->number)
+                                               : new_full_hint());
+      }
+      level_ = *wanted;
+      return {};
+    }
+    if (!in_.chain.has_backups()) {
+      level_ = kFullLevel;
+      return {};
+    }
+    std::string reason = why_no_incremental();
+    level_ = reason.empty() ? levels().back().level.next() : kFullLevel;
+    return reason;
+  }
+
+  [[nodiscard]] const std::vector<LevelRecord>& levels() const {
+    return adopted_ ? adopted_->levels : in_.chain.levels();
+  }
+
+  [[nodiscard]] bool can_adopt() const {
+    return in_.chain.file_of(kFullLevel) != nullptr && !in_.chain.full_is_empty_image &&
+           node_.find_bitmap(kForeignBitmap) != nullptr;
+  }
+
+  void refuse_full_over_backups() const {
+    const ChainFiles& files = in_.request.files;
+    if (in_.chain.full_is_empty_image && in_.chain.files.size() == 1 && levels_without_file_are_none()) {
+      const ByteCount size = in_.chain.file_of(kFullLevel)->header->virtual_size;
+      if (size != node_.virtual_size) {
+        refuse(fmt::format("the empty image {} has {} bytes, the disk has {}", files.level_path(kFullLevel), size,
+                           node_.virtual_size),
+               "remove the image: qmpbackup makes it with the right size");
+      }
+      return;
+    }
+    if (const LevelFile* file = in_.chain.files.empty() ? nullptr : &in_.chain.files.front()) {
+      refuse(fmt::format("{} exists already, and nothing is overwritten", files.level_path(file->level)),
+             fmt::format("continue the chain: {} -inc auto, or give another -backupFile", in_.request.command));
+    }
+    if (in_.chain.has_backups()) {
+      refuse(fmt::format("{} names a chain whose files are gone", files.manifest_path()),
+             fmt::format("start anew beside it: {} -inc auto, or give another -backupFile", in_.request.command));
+    }
+  }
+
+  [[nodiscard]] bool levels_without_file_are_none() const {
+    return in_.chain.levels().empty() && in_.chain.manifest_state != ManifestState::kDamaged;
+  }
+
+  /// A level that is not the next one is a mistake of the caller's; the chain itself may be fine.
+  void refuse_wrong_level(Level wanted) const {
+    if (levels().empty()) {
+      return;  // why_no_incremental says it
+    }
+    const Level next = levels().back().level.next();
+    if (wanted < next) {
+      refuse(fmt::format("level {} exists already, and nothing is overwritten", level_name(wanted)),
+             fmt::format("the next one: {} -inc {}", in_.request.command, next.number));
+    }
+    if (wanted > next) {
+      refuse(fmt::format("level {} needs level {}, which was not taken yet", level_name(wanted),
+                         level_name(wanted.previous())),
+             fmt::format("the next one: {} -inc {}", in_.request.command, next.number));
+    }
+  }
+
+  /// Why the chain cannot go on; empty when it can.
+  [[nodiscard]] std::string why_no_incremental() const {
+    const ChainFiles& files = in_.request.files;
+    if (in_.chain.manifest_state == ManifestState::kDamaged) {
+      return fmt::format("the manifest {} is damaged: {}", files.manifest_path(), in_.chain.manifest_problem);
+    }
+    if (levels().empty()) {
+      return in_.chain.has_backups() ? fmt::format("the manifest {} is missing", files.manifest_path())
+                                     : fmt::format("there is no full backup at {}", files.level_path(kFullLevel));
+    }
+    if (!adopted_) {
+      if (auto fault = fault_of_chain(in_.chain, files)) {
+        return *fault;
+      }
+    }
+    const LevelRecord& last = levels().back();
+    if (const LevelFile* beyond = in_.chain.file_of(last.level.next())) {
+      return fmt::format("{} is in the way: the manifest does not know it", files.level_path(beyond->level));
+    }
+    if (std::string reason = why_bitmap_is_unusable(last); !reason.empty()) {
+      return reason;
+    }
+    return why_size_is_wrong(last);
+  }
+
+  [[nodiscard]] std::string why_bitmap_is_unusable(const LevelRecord& last) const {
+    const Bitmap* bitmap = node_.find_bitmap(last.bitmap);
+    const std::string level = level_name(last.level);
+    if (bitmap == nullptr) {
+      return fmt::format("no bitmap for level {} (QEMU was killed since, or the disk is another one?)", level);
+    }
+    if (bitmap->inconsistent) {
+      return fmt::format("the bitmap for level {} is inconsistent (QEMU was killed since)", level);
+    }
+    if (!bitmap->recording) {
+      return fmt::format("the bitmap for level {} is not recording: writes are missing in it", level);
+    }
+    if (bitmap->busy) {
+      return fmt::format("the bitmap for level {} is busy: something else uses it", level);
+    }
+    return {};
+  }
+
+  [[nodiscard]] std::string why_size_is_wrong(const LevelRecord& last) const {
+    if (node_.virtual_size < last.virtual_size) {
+      return fmt::format("the disk has shrunk from {} to {} bytes", last.virtual_size, node_.virtual_size);
+    }
+    if (node_.virtual_size != last.virtual_size && node_.driver != "qcow2") {
+      return fmt::format("the disk has grown from {} to {} bytes, and a {} disk does not say what the new part holds",
+                         last.virtual_size, node_.virtual_size, node_.driver);
+    }
+    if (last.marked && in_.marks_intact == false) {
+      return fmt::format("the disk was shrunk and grown, or its bitmap cleared, since level {}",
+                         level_name(last.level));
+    }
+    return {};
+  }
+
+  void refuse_by_folder() const {
+    const std::string folder = in_.request.files.folder();
+    if (!in_.target.exists) {
+      refuse(fmt::format("there is no folder {}", folder), "create it, or mount what should be there");
+    }
+    if (!in_.target.writable) {
+      refuse(fmt::format("the folder {} is not writable", folder), "check its owner, mode and mount");
+    }
+  }
+
+  void refuse_without_space(ByteCount bytes) const {
+    // Tables and refcounts: 8 + 2 bytes a cluster of 64 KiB at most, and some room for the file system.
+    const ByteCount margin = 4 * kMiB + bytes / 64 + node_.virtual_size / (4 * kKiB) / 4;
+    if (in_.request.check_space && in_.target.free_bytes && *in_.target.free_bytes < bytes + margin) {
+      refuse(fmt::format("{} has {} free, the backup may need {}", in_.request.files.folder(),
+                         format_size(*in_.target.free_bytes), format_size(bytes + margin)),
+             "make room, or skip this check with --no-space-check");
+    }
+  }
+
+  [[nodiscard]] std::string compression() const {
+    if (in_.request.compression == "zstd" && !vm_.features.zstd) {
+      refuse("this QEMU has no zstd compression", "use --compress zlib or none");
+    }
+    if (!in_.request.compression.empty()) {
+      return in_.request.compression;
+    }
+    return vm_.features.zstd ? "zstd" : "zlib";
+  }
+
+  /// What full and incremental have in common; `chain` is the one that the level will belong to.
+  [[nodiscard]] DiskPlan common(Manifest intent, const ChainId& chain, const std::string& reason) const {
+    const ByteCount cluster =
+        in_.request.cluster_size.value_or(level_.is_full() ? kFullClusterSize : kIncrementalClusterSize);
+    intent.pending = Pending{.chain = chain,
+                             .level = level_,
+                             .job = level_job(chain, level_),
+                             .node = disk_.node,
+                             .bitmap = level_bitmap(chain, level_),
+                             .partial = in_.request.files.partial_file(level_),
+                             .started = in_.now,
+                             .device = disk_.label,
+                             .vm = vm_.identity,
+                             .marked = vm_.features.human_monitor,
+                             .compression = compression(),
+                             .virtual_size = node_.virtual_size,
+                             .cluster_size = cluster,
+                             .adopts = adopted_.has_value(),
+                             .was_running = vm_.status == "running",
+                             .reason = reason,
+                             .archive = std::nullopt,
+                             .verified = std::nullopt};
+    DiskPlan plan{.disk = disk_, .files = in_.request.files, .intent = std::move(intent)};
+    plan.manifest_was_damaged = in_.chain.manifest_state == ManifestState::kDamaged;
+    plan.persistent = node_.stores_bitmaps && !node_.read_only;
+    plan.direct_io = in_.target.takes_direct_io && !in_.request.buffered;
+    plan.by_path = !in_.same_host || !vm_.features.descriptors;
+    plan.fdset_id = in_.fdset_id;
+    plan.speed_bytes_per_second = in_.request.speed_bytes_per_second;
+    if (!plan.persistent) {
+      warnings_.push_back(
+          about(fmt::format("a {} disk cannot store bitmaps: when QEMU exits, the next backup must be a full",
+                            node_.driver == "qcow2" ? "read-only or version 2 qcow2" : node_.driver)));
+    }
+    return plan;
+  }
+
+  DiskPlan plan_full(const std::string& reason) const {
+    const bool replaces = in_.chain.has_backups();
+    Manifest intent = in_.chain.manifest && replaces ? *in_.chain.manifest
+                                                     : Manifest{.chain = in_.fresh_id,
+                                                                .vm = vm_.identity,
+                                                                .device = disk_.label,
+                                                                .replaces = {},
+                                                                .levels = {},
+                                                                .pending = {}};
+    if (in_.chain.manifest && !replaces) {
+      intent.other = in_.chain.manifest->other;
+    }
+    DiskPlan plan = common(std::move(intent), in_.fresh_id, reason);
+    if (replaces) {
+      plan.intent.pending->archive = compact_time(time_of_full(in_.chain, in_.now));
+    }
+    plan.replaces_empty_image = in_.chain.full_is_empty_image && !replaces;
+    plan.expected_bytes = allocated_bytes(vm_, disk_);
+    refuse_without_space(plan.expected_bytes);
+    if (!reason.empty()) {
+      warnings_.push_back(about(fmt::format("taking a new full: {}; the old chain moves to {}", reason,
+                                            in_.request.files.archived(*plan.pending().archive).folder())));
+    }
+    return plan;
+  }
+
+  DiskPlan plan_incremental() const {
+    const Manifest& manifest = adopted_ ? *adopted_ : *in_.chain.manifest;
+    DiskPlan plan = common(manifest, manifest.chain, {});
+    const Bitmap& bitmap = *node_.find_bitmap(levels().back().bitmap);
+    const ByteCount granule = std::max<ByteCount>(bitmap.granularity, 1);
+    const ByteCount cluster = std::max(plan.pending().cluster_size, granule);
+    plan.previous_bitmap = bitmap.name;
+    plan.expected_bytes = std::min(bitmap.dirty / granule * cluster, round_up(node_.virtual_size, cluster));
+    refuse_without_space(plan.expected_bytes);
+    return plan;
+  }
+
+  const VmState& vm_;
+  const DiskCircumstances& in_;
+  std::vector<std::string>& warnings_;
+  Disk disk_;
+  const Node& node_;
+  Level level_;
+  std::optional<Manifest> adopted_;
+};
+
+}  // namespace
+
+BackupPlan plan_backup(const VmState& vm, const std::vector<DiskCircumstances>& disks) {
+  BackupPlan plan;
+  for (const DiskCircumstances& disk : disks) {
+    plan.disks.push_back(DiskPlanner(vm, disk, plan.warnings).plan());
+  }
+  return plan;
+}
+
+const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
+  const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
+  const Node* node = vm.find_node(disk.node);
+  if (last == nullptr || node == nullptr || !last->marked || !vm.features.human_monitor ||
+      node->virtual_size < last->virtual_size) {
+    return nullptr;
+  }
+  const Bitmap* bitmap = node->find_bitmap(last->bitmap);
+  return bitmap != nullptr && !bitmap->busy && !bitmap->inconsistent ? last : nullptr;
+}
+
+QmpCommand add_descriptor(const DiskPlan& plan) {
+  return {"add-fd", {{"fdset-id", plan.fdset_id}, {"opaque", descriptor_label(plan.pending().chain)}}};
+}
+
+QmpCommand add_file_node(const DiskPlan& plan) {
+  const std::string path =
+      plan.by_path ? plan.files.in_folder(plan.pending().partial) : fmt::format("/dev/fdset/{}", plan.fdset_id);
+  return {"blockdev-add",
+          {{"driver", "file"},
+           {"node-name", target_file_node(plan.pending().chain).value},
+           {"filename", path},
+           {"cache", {{"direct", plan.direct_io}, {"no-flush", false}}}}};
+}
+
+QmpCommand create_image(const DiskPlan& plan) {
+  const Pending& pending = plan.pending();
+  nlohmann::json options{{"driver", "qcow2"},
+                         {"file", target_file_node(pending.chain).value},
+                         {"size", pending.virtual_size},
+                         {"cluster-size", pending.cluster_size}};
+  if (pending.compression == "zstd") {
+    options["compression-type"] = "zstd";
+  }
+  if (!pending.level.is_full()) {
+    options["backing-file"] = plan.files.backing_link(pending.level);
+    options["backing-fmt"] = "qcow2";
+  }
+  return {"blockdev-create",
+          {{"job-id", level_create_job(pending.chain, pending.level).value}, {"options", std::move(options)}}};
+}
+
+QmpCommand add_target(const Pending& pending) {
+  return {"blockdev-add",
+          {{"driver", "qcow2"},
+           {"node-name", target_node(pending.chain).value},
+           {"file", target_file_node(pending.chain).value},
+           {"backing", nullptr}}};
+}
+
+QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
+  nlohmann::json actions = nlohmann::json::array();
+  for (const DiskPlan& plan : plans) {
+    const Pending& pending = plan.pending();
+    actions.push_back({{"type", "block-dirty-bitmap-add"},
+                       {"data",
+                        {{"node", pending.node.value},
+                         {"name", pending.bitmap.value},
+                         {"persistent", plan.persistent},
+                         {"granularity", kGranularity}}}});
+    if (pending.marked) {
+      actions.push_back({{"type", "block-dirty-bitmap-merge"},
+                         {"data",
+                          {{"node", pending.node.value},
+                           {"target", pending.bitmap.value},
+                           {"bitmaps", nlohmann::json::array({{{"node", scratch_node(pending.chain).value},
+                                                               {"name", kMarks.value}}})}}}});
+    }
+    nlohmann::json backup{{"job-id", pending.job.value},
+                          {"device", pending.node.value},
+                          {"target", target_node(pending.chain).value},
+                          {"sync", plan.previous_bitmap ? "bitmap" : "full"},
+                          {"auto-dismiss", false},
+                          {"compress", pending.compression != "none"},
+                          {"on-source-error", "report"},
+                          {"on-target-error", "report"}};
+    if (plan.previous_bitmap) {
+      backup["bitmap"] = plan.previous_bitmap->value;
+      backup["bitmap-mode"] = "never";
+    }
+    if (plan.speed_bytes_per_second) {
+      backup["speed"] = *plan.speed_bytes_per_second;
+    }
+    actions.push_back({{"type", "blockdev-backup"}, {"data", std::move(backup)}});
+  }
+  return {"transaction", {{"actions", std::move(actions)}}};
+}
+
+QmpCommand reopen_read_only(const Pending& pending) {
+  nlohmann::json options = add_target(pending).arguments;
+  options["read-only"] = true;
+  return {"blockdev-reopen", {{"options", nlohmann::json::array({std::move(options)})}}};
+}
+
+QmpCommand delete_node(const NodeName& node) {
+  return {"blockdev-del", {{"node-name", node.value}}};
+}
+QmpCommand dismiss_job(const JobId& job) {
+  return {"job-dismiss", {{"id", job.value}}};
+}
+QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap) {
+  return {"block-dirty-bitmap-remove", {{"node", node.value}, {"name", bitmap.value}}};
+}
+
+std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
+  std::vector<QmpCommand> commands;
+  for (const DiskPlan& disk : plan.disks) {
+    if (!disk.by_path) {
+      commands.push_back(add_descriptor(disk));
+    }
+    commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
+                                     dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
+                                     add_target(disk.pending())});
+    if (disk.pending().marked) {
+      commands.push_back(add_scratch_node(scratch_node(disk.pending().chain), disk.pending().virtual_size));
+      const auto marks = add_marks(scratch_node(disk.pending().chain), kMarks, disk.pending().virtual_size);
+      commands.insert(commands.end(), marks.begin(), marks.end());
+    }
+  }
+  commands.push_back(start_backup(plan.disks));
+  for (const DiskPlan& disk : plan.disks) {
+    const ChainId& chain = disk.pending().chain;
+    if (disk.pending().marked) {
+      commands.push_back(delete_node(scratch_node(chain)));
+    }
+    commands.insert(commands.end(), {reopen_read_only(disk.pending()), delete_node(target_node(chain)),
+                                     delete_node(target_file_node(chain)), dismiss_job(disk.pending().job)});
+    if (disk.previous_bitmap) {
+      commands.push_back(remove_bitmap(disk.disk.node, *disk.previous_bitmap));
+    }
+  }
+  return commands;
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,395 @@
+#include "qmpbackup/backup_run.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "qmpbackup/backup_wait.hpp"
+#include "qmpbackup/bitmap_marks.hpp"
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/clock.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/recovery_run.hpp"
+#include "qmpbackup/session.hpp"
+
+namespace qmpbackup {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kCreateTakes = 60s;
+
+const Bitmap& bitmap_on(const std::vector<Node>& nodes, const NodeName& node, const BitmapName& bitmap) {
+  for (const Node& candidate : nodes) {
+    const Bitmap* found = candidate.name == node ? candidate.find_bitmap(bitmap) : nullptr;
+    if (found != nullptr) {
+      return *found;
+    }
+  }
+  throw Error(fmt::format("QEMU lost the bitmap {} of its node {}", bitmap.value, node.value));
+}
+
+/// Makes the scratch node with a bitmap that holds the marks of a disk of `marked_size` bytes.
+void make_marks(Session& session, const NodeName& scratch, ByteCount size, const BitmapName& name,
+                ByteCount marked_size) {
+  session.client.execute(add_scratch_node(scratch, size));
+  for (const QmpCommand& command : add_marks(scratch, name, marked_size)) {
+    session.client.execute(command);
+  }
+  // The human monitor reports its errors as text alone, so look at what became of it.
+  if (bitmap_on(query_nodes(session), scratch, name).dirty != mark_offsets(marked_size).size() * kGranularity) {
+    throw Error("QEMU's human monitor did not write the marks of a bitmap (qemu-io)");
+  }
+}
+
+/// Whether the previous level's bitmap still holds the marks that it began with; nothing where that cannot be told.
+std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
+  const LevelRecord* level = level_with_marks(vm, disk, chain);
+  if (level == nullptr) {
+    return std::nullopt;
+  }
+  const EventLoop::Shield shield(session.loop);
+  const NodeName scratch = scratch_node(chain.manifest->chain);
+  try {
+    make_marks(session, scratch, vm.find_node(disk.node)->virtual_size, kOldMarks, level->virtual_size);
+    session.client.execute(compare_with_marks(scratch, disk.node, level->bitmap));
+    const std::vector<Node> nodes = query_nodes(session);
+    session.client.execute(delete_node(scratch));
+    return bitmap_on(nodes, scratch, kCopy).dirty == bitmap_on(nodes, scratch, kUnion).dirty;
+  } catch (const ConnectError&) {
+    throw;
+  } catch (const Error&) {
+    remove_leftovers(session, {chain.manifest->chain}, level->bitmap);
+    throw;
+  }
+}
+
+/// Creates the partial file and makes it QEMU's target.
+void prepare_target(Session& session, const DiskPlan& plan) {
+  const Pending& pending = plan.pending();
+  const std::string partial = plan.files.in_folder(pending.partial);
+  const UniqueFd file = create_exclusively(partial);
+  if (!plan.by_path) {
+    // One for each way in which QEMU opens the file (QEMU 10.0 matches O_DIRECT too), all of this very file.
+    const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());
+    std::vector<int> flags{O_RDWR, O_RDONLY};
+    if (plan.direct_io) {
+      flags.insert(flags.end(), {O_RDWR | O_DIRECT, O_RDONLY | O_DIRECT});
+    }
+    for (const int flag : flags) {
+      session.client.execute(add_descriptor(plan), {open_file(same_file, flag).get()});
+    }
+  }
+  session.client.execute(add_file_node(plan));
+  session.client.execute(create_image(plan));
+  const JobId create = level_create_job(pending.chain, pending.level);
+  const auto job = wait_for_job(session, create, after(kCreateTakes));
+  if (!job || job->error) {
+    throw Error(fmt::format("{}: QEMU could not format {}: {}", pending.device, partial,
+                            job ? *job->error : "the job vanished"),
+                "check the target's storage and free space, then try again");
+  }
+  session.client.execute(dismiss_job(create));
+  if (!parse_qcow2_header(read_front(partial, kQcow2HeaderBytes))) {
+    throw Error(
+        fmt::format("{}: QEMU wrote another file than {}: it does not see this folder", pending.device, partial),
+        "over TCP, QEMU and qmpbackup must run on one host and see the same folders");
+  }
+  session.client.execute(add_target(pending));
+}
+
+std::string result_line(const std::string& device, const ChainFiles& files, const LevelRecord& record, double seconds) {
+  const std::string what = record.level.is_full() ? format_size(record.virtual_size) + " disk"
+                                                  : format_size(record.bytes_copied) + " changed";
+  return fmt::format("{}: {} -> {}  {}, {} written, {}", device, level_name(record.level),
+                     files.level_path(record.level), what, format_size(record.file_size), format_seconds(seconds));
+}
+
+nlohmann::json to_json(const std::string& device, const ChainFiles& files, const LevelRecord& record, double seconds,
+                       const std::string& reason) {
+  return {{"device", device},
+          {"level", record.level.number},
+          {"file", files.level_path(record.level)},
+          {"sync", record.level.is_full() ? "full" : "bitmap"},
+          {"bitmap", record.bitmap.value},
+          {"virtual_size", record.virtual_size},
+          {"bytes_copied", record.bytes_copied},
+          {"file_size", record.file_size},
+          {"seconds", seconds},
+          {"sha256", record.sha256 ? nlohmann::json(*record.sha256) : nlohmann::json(nullptr)},
+          {"reason", reason.empty() ? nlohmann::json(nullptr) : nlohmann::json(reason)}};
+}
+
+QmpClient connect(EventLoop& loop, Reporter& reporter, const Connection& connection) {
+  return QmpClient(loop, connection.address, connection.timeouts,
+                   [&reporter, trace = connection.trace](auto direction, auto line) {
+                     if (trace) {
+                       reporter.trace(direction, line);
+                     }
+                   });
+}
+
+class BackupRun {
+ public:
+  BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options)
+      : loop_(loop),
+        reporter_(reporter),
+        options_(options),
+        client_(connect(loop, reporter, options.connection)),
+        session_{
+            loop, reporter, client_, query_features(client_), options.connection.timeouts.reply, options.checksums} {}
+
+  void run() {
+    std::vector<BackupRequest> open;
+    for (const BackupRequest& request : options_.disks) {
+      if (!options_.dry_run && completed_by_recovery(request)) {
+        continue;
+      }
+      open.push_back(request);
+    }
+    vm_ = look_at_vm(session_);
+    BackupPlan plan = make_plan(open);
+    for (const std::string& warning : plan.warnings) {
+      reporter_.warning(warning);
+    }
+    if (options_.dry_run) {
+      print(plan);
+      return;
+    }
+    if (!plan.disks.empty()) {
+      take_levels(plan.disks);
+    }
+    report();
+  }
+
+ private:
+  /// Whether the level asked for is the one that an earlier run had almost done.
+  bool completed_by_recovery(const BackupRequest& request) {
+    const auto completed = recover_chain(session_, request.files);
+    if (!completed || request.level != completed->level) {
+      return false;
+    }
+    lines_.push_back(fmt::format("{}: {} -> {}  completed from an earlier run", request.device,
+                                 level_name(completed->level), request.files.level_path(completed->level)));
+    results_.push_back(to_json(request.device, request.files, *completed, elapsed(), {}));
+    return true;
+  }
+
+  BackupPlan make_plan(const std::vector<BackupRequest>& requests) {
+    std::vector<DiskCircumstances> disks;
+    for (const BackupRequest& request : requests) {
+      DiskCircumstances disk{.request = request,
+                             .chain = read_chain(loop_, request.files),
+                             .target = inspect_target(request.files),
+                             .fresh_id = random_chain_id(),
+                             .fdset_id = random_number(),
+                             .now = now_utc(),
+                             .same_host = !options_.connection.address.is_tcp,
+                             .marks_intact = std::nullopt};
+      if (options_.dry_run && disk.chain.manifest && disk.chain.manifest->pending) {
+        reporter_.note(
+            fmt::format("{}: an earlier run's level is pending: a real run resolves it first", request.device));
+      }
+      if (!options_.dry_run) {
+        disk.marks_intact = look_at_marks(session_, vm_, find_disk(vm_, request.device), disk.chain);
+      }
+      disks.push_back(std::move(disk));
+    }
+    BackupPlan plan = plan_backup(vm_, disks);
+    for (DiskPlan& disk : plan.disks) {
+      choose_archive(disk);
+    }
+    return plan;
+  }
+
+  /// Two chains whose fulls were taken in the same second must not share a folder.
+  static void choose_archive(DiskPlan& plan) {
+    std::optional<std::string>& archive = plan.intent.pending->archive;
+    if (!archive) {
+      return;
+    }
+    const std::string wanted = *archive;
+    for (int i = 2; exists(plan.files.archived(*archive).folder()); ++i) {
+      archive = fmt::format("{}-{}", wanted, i);
+    }
+  }
+
+  void print(const BackupPlan& plan) {
+    for (const QmpCommand& command : list_commands(plan)) {
+      if (reporter_.json()) {
+        reporter_.json_line({{"message_type", "plan"}, {"command", qmpbackup::to_json(command)}});
+      } else {
+        reporter_.line(qmpbackup::to_json(command).dump());
+      }
+    }
+    if (reporter_.json()) {
+      reporter_.result({}, {{"command", "backup"}, {"dry_run", true}});
+    }
+  }
+
+  void take_levels(std::vector<DiskPlan>& plans) {
+    try {
+      copy(plans);
+      for (DiskPlan& plan : plans) {
+        const std::string reason = plan.pending().reason;
+        const std::string device = plan.pending().device;
+        const LevelRecord record = finish_level(session_, plan.files, plan.intent, Recovery::kFlush);
+        reporter_.end_progress();
+        lines_.push_back(result_line(device, plan.files, record, elapsed()));
+        results_.push_back(to_json(device, plan.files, record, elapsed(), reason));
+        clean_up_after_commit(session_, plan.intent);
+      }
+    } catch (const Error&) {
+      reporter_.end_progress();
+      undo(plans);
+      throw;
+    }
+  }
+
+  /// Steps 3 to 5.
+  void copy(std::vector<DiskPlan>& plans) {
+    for (DiskPlan& plan : plans) {
+      if (plan.manifest_was_damaged) {
+        rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
+      }
+      write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
+    }
+    for (const DiskPlan& plan : plans) {
+      prepare_target(session_, plan);
+      if (plan.pending().marked) {
+        const ByteCount size = plan.pending().virtual_size;
+        make_marks(session_, scratch_node(plan.pending().chain), size, kMarks, size);
+      }
+    }
+    client_.execute(start_backup(plans));
+    std::vector<Pending> runs;
+    for (const DiskPlan& plan : plans) {
+      if (plan.pending().marked) {
+        client_.execute(delete_node(scratch_node(plan.pending().chain)));
+      }
+      runs.push_back(plan.pending());
+    }
+    wait_for_backups(session_, runs);
+  }
+
+  void undo(std::vector<DiskPlan>& plans) {
+    for (DiskPlan& plan : plans) {
+      if (!plan.intent.pending || plan.intent.pending->verified) {
+        continue;  // committed, or complete: the next run repeats the commit
+      }
+      try {
+        undo_with_any_connection(plan);
+      } catch (const Error& error) {
+        reporter_.warning(fmt::format("{}: not everything could be taken back: {}; the next run does it",
+                                      plan.disk.label, error.what()));
+      }
+    }
+  }
+
+  void undo_with_any_connection(DiskPlan& plan) {
+    try {
+      undo_level(&session_, plan.files, plan.intent);
+      return;
+    } catch (const ConnectError&) {
+      // Perhaps only the connection is gone, perhaps QEMU is.
+    }
+    const EventLoop::Shield shield(loop_);
+    try {
+      QmpClient client = connect(loop_, reporter_, options_.connection);
+      Session session{loop_, reporter_, client, session_.features, session_.stall_timeout, session_.checksums};
+      undo_level(&session, plan.files, plan.intent);
+    } catch (const NobodyListens&) {
+      undo_level(nullptr, plan.files, plan.intent);  // QEMU is gone, and with it all that it had of this run
+    }
+  }
+
+  void report() {
+    reporter_.result(
+        lines_,
+        {{"command", "backup"}, {"vm", vm_.identity.name}, {"qemu", client_.qemu_version()}, {"disks", results_}});
+  }
+
+  [[nodiscard]] double elapsed() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+  EventLoop& loop_;
+  Reporter& reporter_;
+  const BackupOptions& options_;
+  QmpClient client_;
+  Session session_;
+  VmState vm_;
+  std::vector<std::string> lines_;
+  nlohmann::json results_ = nlohmann::json::array();
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+void refuse_missing_folder(const ChainFiles& files) {
+  if (!is_folder(files.folder())) {
+    throw ChainError(fmt::format("there is no folder {}", files.folder()), "create it, or mount what should be there");
+  }
+}
+
+}  // namespace
+
+void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& options) {
+  std::vector<FileLock> locks;
+  for (const BackupRequest& request : options.disks) {
+    refuse_missing_folder(request.files);
+    if (!options.dry_run) {
+      locks.emplace_back(request.files.lock_path());
+    }
+  }
+  BackupRun(loop, reporter, options).run();
+}
+
+void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const Connection& connection, const std::string& device,
+                      const std::optional<ChainFiles>& files) {
+  std::optional<FileLock> lock;
+  if (files) {
+    refuse_missing_folder(*files);
+    lock.emplace(files->lock_path());
+  }
+  QmpClient client = connect(loop, reporter, connection);
+  Session session{loop, reporter, client, query_features(client), connection.timeouts.reply};
+  std::optional<ChainOnDisk> chain;
+  if (files) {
+    recover_chain(session, *files);
+    chain = read_chain(loop, *files);
+    if (chain->manifest_state == ManifestState::kDamaged || chain->manifest_state == ManifestState::kTooNew) {
+      throw ChainError(fmt::format("{} cannot be used: {}", files->manifest_path(), chain->manifest_problem),
+                       "leave -backupFile out to remove the bitmaps of all chains of this device");
+    }
+  }
+  const VmState vm = look_at_vm(session);
+  const Disk disk = find_disk(vm, device);
+  for (const Job& job : vm.jobs) {
+    if (job.is_ours() && !job.is_concluded()) {
+      throw ChainError(fmt::format("{}: the backup job {} works", disk.label, job.id.value),
+                       "try again when it is over");
+    }
+  }
+  nlohmann::json removed = nlohmann::json::array();
+  for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node
+    for (const Bitmap& bitmap : node->bitmaps) {
+      const bool ours = !chain            ? bitmap.name.starts_with(kPrefix) || bitmap.name == kForeignBitmap
+                        : chain->manifest ? bitmap.name.starts_with(chain_prefix(chain->manifest->chain)) ||
+                                                bitmap.name == bitmap_to_keep(*chain->manifest)
+                                          : bitmap.name == kForeignBitmap;
+      if (ours) {
+        client.execute(remove_bitmap(node->name, bitmap.name));
+        removed.push_back(bitmap.name.value);
+      }
+    }
+  }
+  reporter.result({fmt::format("{}: removed {} bitmap{}; the next backup of {} must be a full", disk.label,
+                               removed.size(), removed.size() == 1 ? "" : "s", files ? "this chain" : "this device")},
+                  {{"command", "clean-bitmap"},
+                   {"device", disk.label},
+                   {"vm", vm.identity.name},
+                   {"qemu", client.qemu_version()},
+                   {"removed", removed}});
+}
+
+}  // namespace qmpbackup

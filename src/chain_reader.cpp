@@ -1,0 +1,98 @@
+#include "qmpbackup/chain_reader.hpp"
+
+#include <algorithm>
+
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/qemu_img.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr ByteCount kLargestManifest = 64 * kMiB;
+
+void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
+  try {
+    const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
+    if (!text) {
+      return;
+    }
+    chain.manifest = parse_manifest(*text);
+    chain.manifest_state = ManifestState::kGood;
+  } catch (const ManifestTooNew& error) {
+    chain.manifest_state = ManifestState::kTooNew;
+    chain.manifest_problem = error.what();
+  } catch (const ManifestDamaged& error) {
+    chain.manifest_state = ManifestState::kDamaged;
+    chain.manifest_problem = error.what();
+  } catch (const FileError& error) {
+    chain.manifest_state = ManifestState::kDamaged;
+    chain.manifest_problem = error.what();
+  }
+}
+
+LevelFile read_level(const ChainFiles& files, Level level) {
+  LevelFile file{level, 0, std::nullopt, {}};
+  const std::string path = files.level_path(level);
+  if (const auto info = regular_file_info(path)) {
+    file.file_size = info->size;
+    file.modified = info->modified;
+    // Our own files name their backing file right behind the header; others may do so further on, up to the cluster's
+    // end.
+    constexpr std::size_t kUsually = 4 * kKiB;
+    file.header = parse_qcow2_header(read_front(path, kUsually));
+    if (!file.header) {
+      file.header = parse_qcow2_header(read_front(path, kQcow2HeaderBytes));
+    }
+  }
+  return file;
+}
+
+/// An image without a single cluster. A full of an empty disk is none: its zero clusters count as present.
+bool is_empty_image(EventLoop& loop, const ChainFiles& files, const LevelFile& full) {
+  if (!full.header || !full.header->backing_file.empty()) {
+    return false;
+  }
+  try {
+    const ImageMap map = map_image(loop, files.level_path(kFullLevel));
+    return map.present() == 0 && map.end() == full.header->virtual_size;
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
+  ChainOnDisk chain;
+  read_manifest(files, chain);
+  for (const std::string& name : list_folder(files.folder())) {
+    if (const auto level = files.level_of_file(name)) {
+      chain.files.push_back(read_level(files, *level));
+    } else if (const auto partial = files.level_of_partial(name)) {
+      chain.partials.push_back(*partial);
+    }
+  }
+  const auto by_level = [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; };
+  std::sort(chain.files.begin(), chain.files.end(), by_level);
+  chain.keeps_damaged_manifest = exists(files.damaged_manifest_path());
+  if (chain.levels().empty() && chain.files.size() == 1 && chain.files.front().level.is_full()) {
+    chain.full_is_empty_image = is_empty_image(loop, files, chain.files.front());
+  }
+  return chain;
+}
+
+TargetFolder inspect_target(const ChainFiles& files) {
+  const std::string folder = files.folder();
+  TargetFolder target;
+  target.exists = is_folder(folder);
+  target.writable = target.exists && is_writable_folder(folder);
+  if (target.writable) {
+    target.takes_direct_io = takes_direct_io(folder);
+    target.free_bytes = free_bytes(folder);
+  }
+  return target;
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,286 @@
+#include "qmpbackup/files.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+
+#include "qmpbackup/clock.hpp"
+#include "qmpbackup/sha256.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr mode_t kFileMode = 0600;
+constexpr mode_t kFolderMode = 0700;
+
+[[noreturn]] void fail(std::string_view what, const std::string& path) {
+  const int error = errno;
+  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)));
+}
+
+std::string folder_of(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) {
+    return ".";
+  }
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+void write_all(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    const ssize_t written = ::write(fd, content.data(), content.size());
+    if (written < 0 && errno == EINTR) {
+      continue;
+    }
+    if (written < 0) {
+      fail("write", path);
+    }
+    content.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+}  // namespace
+
+UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
+  if (this != &other) {
+    UniqueFd old(release());
+    fd_ = other.release();
+  }
+  return *this;
+}
+
+UniqueFd::~UniqueFd() {
+  if (is_open()) {
+    ::close(fd_);
+  }
+}
+
+int UniqueFd::release() {
+  return std::exchange(fd_, -1);
+}
+
+UniqueFd create_exclusively(const std::string& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, kFileMode));
+  if (!fd.is_open()) {
+    fail("create", path);
+  }
+  return fd;
+}
+
+UniqueFd open_file(const std::string& path, int flags) {
+  UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
+  if (!fd.is_open()) {
+    fail("open", path);
+  }
+  return fd;
+}
+
+void write_durably(const std::string& path, std::string_view content) {
+  const std::string temporary = path + ".tmp";
+  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {  // of a run that was killed
+    fail("remove", temporary);
+  }
+  try {
+    const UniqueFd fd = create_exclusively(temporary);
+    write_all(fd.get(), content, temporary);
+    if (::fsync(fd.get()) != 0) {
+      fail("sync", temporary);
+    }
+  } catch (const FileError&) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  rename_durably(temporary, path);
+}
+
+void rename_durably(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    fail("rename", from);
+  }
+  sync_folder(folder_of(to));
+  if (folder_of(from) != folder_of(to)) {
+    sync_folder(folder_of(from));
+  }
+}
+
+void remove_durably(const std::string& path) {
+  if (::unlink(path.c_str()) != 0) {
+    if (errno == ENOENT) {
+      return;
+    }
+    fail("remove", path);
+  }
+  sync_folder(folder_of(path));
+}
+
+void make_folder_durably(const std::string& path) {
+  if (::mkdir(path.c_str(), kFolderMode) != 0 && !(errno == EEXIST && is_folder(path))) {
+    fail("create", path);
+  }
+  sync_folder(folder_of(path));
+}
+
+void sync_file(const std::string& path) {
+  const UniqueFd fd = open_file(path, O_RDONLY);
+  if (::fsync(fd.get()) != 0) {
+    fail("sync", path);
+  }
+}
+
+void sync_folder(const std::string& path) {
+  const UniqueFd fd = open_file(path, O_RDONLY | O_DIRECTORY);
+  if (::fsync(fd.get()) != 0) {
+    fail("sync", path);
+  }
+}
+
+std::optional<std::string> read_file_if_there(const std::string& path, ByteCount limit) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.is_open()) {
+    if (errno == ENOENT) {
+      return std::nullopt;
+    }
+    fail("open", path);
+  }
+  std::string content;
+  std::string block(64 * kKiB, '\0');
+  for (;;) {
+    const ssize_t got = ::read(fd.get(), block.data(), block.size());
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      fail("read", path);
+    }
+    if (got == 0) {
+      return content;
+    }
+    content.append(block, 0, static_cast<std::size_t>(got));
+    if (content.size() > limit) {
+      throw FileError(fmt::format("{} is larger than {}", path, format_size(limit)));
+    }
+  }
+}
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0;
+}
+
+std::optional<FileInfo> regular_file_info(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) {
+    return std::nullopt;
+  }
+  return FileInfo{static_cast<ByteCount>(info.st_size), format_utc(info.st_mtime)};
+}
+
+std::vector<std::string> list_folder(const std::string& path) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  return names;
+}
+
+std::vector<std::byte> read_front(const std::string& path, std::size_t size) {
+  std::vector<std::byte> front(size);
+  std::size_t filled = 0;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  while (fd.is_open() && filled < size) {
+    const ssize_t got = ::read(fd.get(), front.data() + filled, size - filled);
+    if (got <= 0) {
+      break;
+    }
+    filled += static_cast<std::size_t>(got);
+  }
+  front.resize(filled);
+  return front;
+}
+
+std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress) {
+  std::vector<std::byte> block(kMiB);
+  const UniqueFd fd = open_file(path, O_RDONLY);
+  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);  // what is on disk counts, not what is in memory
+  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+  Sha256 hash;
+  ByteCount done = 0;
+  for (;;) {
+    const ssize_t got = ::read(fd.get(), block.data(), block.size());
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      fail("read", path);
+    }
+    if (got == 0) {
+      return hash.finish();
+    }
+    hash.add({block.data(), static_cast<std::size_t>(got)});
+    // What was read is not needed again: leave the page cache to others.
+    ::posix_fadvise(fd.get(), static_cast<off_t>(done), got, POSIX_FADV_DONTNEED);
+    done += static_cast<ByteCount>(got);
+    progress(done);
+  }
+}
+
+FileLock::FileLock(const std::string& path)
+    : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, kFileMode)) {
+  if (!fd_.is_open()) {
+    fail("open the lock", path);
+  }
+  while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) {
+      throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");
+    }
+    if (errno != EINTR) {
+      fail("lock", path);
+    }
+  }
+}
+
+std::optional<ByteCount> free_bytes(const std::string& folder) {
+  struct statvfs info {};
+  if (::statvfs(folder.c_str(), &info) != 0) {
+    return std::nullopt;
+  }
+  return ByteCount{info.f_bavail} * info.f_frsize;
+}
+
+bool is_writable_folder(const std::string& folder) {
+  return ::access(folder.c_str(), W_OK | X_OK) == 0;
+}
+
+bool is_folder(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+bool takes_direct_io(const std::string& folder) {
+  UniqueFd nameless(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, kFileMode));
+  if (nameless.is_open()) {
+    return true;
+  }
+  if (errno != EOPNOTSUPP && errno != EISDIR) {  // those say: no O_TMPFILE here, which tells nothing about O_DIRECT
+    return false;
+  }
+  std::string name = folder + "/.qmpbackup-probe-XXXXXX";
+  const UniqueFd probe(::mkostemp(name.data(), O_DIRECT | O_CLOEXEC));
+  if (probe.is_open()) {
+    ::unlink(name.c_str());
+  }
+  return probe.is_open();
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,226 @@
+#include "qmpbackup/level_finisher.hpp"
+
+#include <fmt/format.h>
+
+#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/qemu_img.hpp"
+
+namespace qmpbackup {
+namespace {
+
+/// Step 6. The only moment at which QEMU says whether everything reached the file: blockdev-del swallows a failed
+/// flush.
+void flush_target(Session& session, const Pending& pending) {
+  if (session.features.reopen) {
+    try {
+      session.client.execute(reopen_read_only(pending));
+    } catch (const QmpError& error) {
+      throw Error(fmt::format("{}: the backup could not be written out: {}", pending.device, error.what()),
+                  "check the target's storage and free space, then try again");
+    }
+  }
+  session.client.execute(delete_node(target_node(pending.chain)));
+  session.client.execute(delete_node(target_file_node(pending.chain)));
+}
+
+/// Step 7. Throws unless the partial file is complete and on disk.
+LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pending& pending) {
+  const std::string partial = files.in_folder(pending.partial);
+  sync_file(partial);
+
+  std::optional<Job> job;
+  for (const Job& candidate : query_jobs(session.client)) {
+    if (candidate.id == pending.job) {
+      job = candidate;
+    }
+  }
+  if (fate_of(job ? &*job : nullptr) != JobFate::kSucceeded) {
+    throw Error(fmt::format("{}: QEMU no longer knows the job {}", pending.device, pending.job.value), "try again");
+  }
+  const ImageMap map = map_image(session.loop, partial);
+  if (map.end() != pending.virtual_size ||
+      !covers(map.present(), job->current, pending.virtual_size, pending.cluster_size)) {
+    throw Error(fmt::format("{}: {} is not complete: it holds {} of {} bytes", pending.device, pending.partial,
+                            map.present(), job->current),
+                "check the target's storage, then try again");
+  }
+  if (!session.features.reopen) {
+    session.reporter.warning(fmt::format(
+        "{}: this QEMU cannot say whether it wrote everything (no blockdev-reopen): reading the level back instead",
+        pending.device));
+    read_image(session.loop, partial, pending.virtual_size);
+  }
+
+  LevelRecord record;
+  record.level = pending.level;
+  record.file = files.level_file(pending.level);
+  record.time = pending.started;
+  record.virtual_size = pending.virtual_size;
+  record.bytes_copied = job->current;
+  record.compression = pending.compression;
+  record.bitmap = pending.bitmap;
+  record.marked = pending.marked;
+  record.qemu = session.client.qemu_version();
+  const auto info = regular_file_info(partial);
+  record.file_size = info ? info->size : 0;
+  if (session.checksums) {
+    Progress progress(pending.device, "checksum", std::chrono::steady_clock::now());
+    record.sha256 = sha256_of_file(partial, [&](ByteCount done) {
+      progress.update(done, record.file_size, std::chrono::steady_clock::now());
+      session.reporter.progress(progress);
+      session.loop.wait_until([] { return true; }, Deadline::min());  // lets a signal in
+    });
+  }
+  return record;
+}
+
+/// Moves the chain that a new full replaces into its archive folder. Can be repeated after a kill at any point, as long
+/// as the new level's partial file is there: then every level file under a final name is an old one.
+void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
+  const ChainFiles archive = files.archived(*manifest.pending->archive);
+  make_folder_durably(archive.folder());
+  if (!manifest.levels.empty()) {
+    Manifest old = manifest;
+    old.pending.reset();
+    write_durably(archive.manifest_path(), format_manifest(old));
+  }
+  for (const std::string& name : list_folder(files.folder())) {
+    if (files.level_of_file(name)) {
+      rename_durably(files.in_folder(name), archive.in_folder(name));
+    }
+  }
+  if (exists(files.checksums_path())) {
+    rename_durably(files.checksums_path(), archive.checksums_path());
+  }
+  if (exists(files.damaged_manifest_path())) {
+    rename_durably(files.damaged_manifest_path(), archive.manifest_path());
+  }
+}
+
+/// BASE.sha256, for `sha256sum -c` in the chain's folder.
+void write_checksums(const ChainFiles& files, const Manifest& manifest) {
+  std::string text;
+  for (const LevelRecord& record : manifest.levels) {
+    if (record.sha256) {
+      const bool escaped = record.file.find_first_of("\\\n") != std::string::npos;  // as sha256sum does
+      std::string name;
+      for (const char c : record.file) {
+        name += c == '\\' ? "\\\\" : c == '\n' ? "\\n" : std::string(1, c);
+      }
+      text += fmt::format("{}{}  {}\n", escaped ? "\\" : "", *record.sha256, name);
+    }
+  }
+  if (!text.empty()) {
+    write_durably(files.checksums_path(), text);
+  }
+}
+
+/// Step 8. Touches files alone. Repeated after a kill at any point, it ends in the same state.
+void commit(const ChainFiles& files, Manifest& manifest) {
+  const Pending pending = *manifest.pending;
+  const std::string partial = files.in_folder(pending.partial);
+  if (exists(partial)) {
+    if (pending.archive) {
+      archive_old_chain(files, manifest);
+    }
+    rename_durably(partial, files.level_path(pending.level));
+  }
+  if (pending.archive && manifest.chain != pending.chain) {
+    manifest.replaces = manifest.chain;
+    manifest.chain = pending.chain;
+    manifest.device = pending.device;
+    manifest.vm = pending.vm;
+    manifest.levels.clear();
+  }
+  manifest.levels.push_back(*pending.verified);
+  manifest.pending.reset();
+  write_durably(files.manifest_path(), format_manifest(manifest));  // the commit point
+  write_checksums(files, manifest);
+}
+
+/// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
+/// from it.
+void remove_adopted_bitmap(Session& session, const BitmapName& beside) {
+  for (const Node& node : query_nodes(session)) {
+    if (node.find_bitmap(kForeignBitmap) != nullptr && node.find_bitmap(beside) != nullptr) {
+      session.client.execute(remove_bitmap(node.name, kForeignBitmap));
+    }
+  }
+}
+
+}  // namespace
+
+LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& manifest, Recovery from) {
+  if (from == Recovery::kFlush) {
+    flush_target(session, *manifest.pending);
+  }
+  if (from != Recovery::kCommit) {
+    Manifest verified = manifest;
+    verified.pending->verified = verify_partial(session, files, *manifest.pending);
+    write_durably(files.manifest_path(), format_manifest(verified));
+    manifest = std::move(verified);
+  }
+  const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
+  commit(files, manifest);
+  return manifest.levels.back();
+}
+
+void clean_up_after_commit(Session& session, const Manifest& manifest) {
+  const EventLoop::Shield shield(session.loop);
+  try {
+    remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest));
+    if (manifest.levels.size() > 1 && manifest.levels[manifest.levels.size() - 2].bitmap == kForeignBitmap) {
+      remove_adopted_bitmap(session, *bitmap_to_keep(manifest));
+    }
+  } catch (const Error& error) {
+    session.reporter.warning(
+        fmt::format("{}: the level is committed, but QEMU was not cleaned up: {}; the next run does it",
+                    manifest.device, error.what()));
+  }
+}
+
+std::vector<std::string> undo_level(Session* session, const ChainFiles& files, Manifest& manifest) {
+  const Pending pending = *manifest.pending;
+  std::vector<std::string> removed;
+  if (session != nullptr) {
+    const EventLoop::Shield shield(session->loop);
+    removed = remove_leftovers(*session, {pending.chain}, bitmap_to_keep(manifest));
+    if (pending.was_running && query_status(session->client) == "io-error") {
+      session->client.execute({"cont"});
+      removed.push_back("the guest's stop on an I/O error");
+    }
+  }
+  if (exists(files.in_folder(pending.partial))) {
+    remove_durably(files.in_folder(pending.partial));
+    removed.push_back("file " + pending.partial);
+  }
+  manifest.pending.reset();
+  if (exists(files.damaged_manifest_path())) {
+    rename_durably(files.damaged_manifest_path(), files.manifest_path());
+  } else if (manifest.levels.empty() || pending.adopts) {
+    remove_durably(files.manifest_path());
+  } else {
+    write_durably(files.manifest_path(), format_manifest(manifest));
+  }
+  return removed;
+}
+
+std::vector<ChainId> chains_of(const Manifest& manifest) {
+  std::vector<ChainId> chains{manifest.chain};
+  if (manifest.replaces) {
+    chains.push_back(*manifest.replaces);
+  }
+  if (manifest.pending) {
+    chains.push_back(manifest.pending->chain);
+  }
+  return chains;
+}
+
+std::optional<BitmapName> bitmap_to_keep(const Manifest& manifest) {
+  const LevelRecord* last = manifest.last();
+  return last == nullptr ? std::nullopt : std::optional(last->bitmap);
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,287 @@
+#include "qmpbackup/manifest.hpp"
+
+#include <fmt/format.h>
+
+#include "qmpbackup/sha256.hpp"
+
+namespace qmpbackup {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kFormat = 1;
+
+/// Takes known fields out of a JSON object, so that what remains is what this version does not know.
+class Fields {
+ public:
+  Fields(json object, std::string where) : object_(std::move(object)), where_(std::move(where)) {
+    if (!object_.is_object()) {
+      throw ManifestDamaged(where_ + " is not an object");
+    }
+  }
+
+  bool has(const char* key) const {
+    const auto found = object_.find(key);
+    return found != object_.end() && !found->is_null();
+  }
+
+  json take(const char* key) {
+    const auto found = object_.find(key);
+    if (found == object_.end()) {
+      throw ManifestDamaged(fmt::format("{} has no '{}'", where_, key));
+    }
+    json value = std::move(*found);
+    object_.erase(found);
+    return value;
+  }
+
+  std::optional<json> take_if_present(const char* key) {
+    if (!has(key)) {
+      object_.erase(key);
+      return std::nullopt;
+    }
+    return take(key);
+  }
+
+  std::string text(const char* key) {
+    json value = take(key);
+    if (!value.is_string()) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a string", key, where_));
+    }
+    return value.get<std::string>();
+  }
+
+  std::string file_name(const char* key) {
+    std::string name = text(key);
+    if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name == "..") {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a plain file name", key, where_));
+    }
+    return name;
+  }
+
+  ByteCount bytes(const char* key) {
+    const json value = take(key);
+    if (!value.is_number_unsigned()) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a number of bytes", key, where_));
+    }
+    return value.get<ByteCount>();
+  }
+
+  bool flag(const char* key) {
+    const json value = take_if_present(key).value_or(false);
+    if (!value.is_boolean()) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not true or false", key, where_));
+    }
+    return value.get<bool>();
+  }
+
+  Level level(const char* key) {
+    const json value = take(key);
+    if (!value.is_number_integer() || value < -1 || value > 1'000'000) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a level", key, where_));
+    }
+    return {value.get<int>()};
+  }
+
+  ChainId chain(const char* key) {
+    if (auto id = ChainId::parse(text(key))) {
+      return *id;
+    }
+    throw ManifestDamaged(fmt::format("'{}' of {} is not a UUID", key, where_));
+  }
+
+  json rest() { return std::move(object_); }
+
+ private:
+  json object_;
+  std::string where_;
+};
+
+LevelRecord parse_record(json object) {
+  Fields fields(std::move(object), "a level");
+  LevelRecord record;
+  record.level = fields.level("level");
+  record.file = fields.file_name("file");
+  record.time = fields.text("time");
+  record.virtual_size = fields.bytes("virtual_size");
+  record.bytes_copied = fields.bytes("bytes_copied");
+  record.file_size = fields.bytes("file_size");
+  record.compression = fields.text("compression");
+  record.bitmap = {fields.text("bitmap")};
+  record.marked = fields.flag("marked");
+  record.qemu = fields.text("qemu");
+  if (fields.has("sha256")) {
+    record.sha256 = fields.text("sha256");
+  }
+  fields.take_if_present("sha256");
+  record.other = fields.rest();
+  return record;
+}
+
+VmIdentity parse_vm(json object) {
+  Fields fields(std::move(object), "'vm'");
+  VmIdentity vm;
+  vm.name = fields.text("name");
+  vm.uuid = fields.text("uuid");
+  return vm;
+}
+
+Pending parse_pending(json object) {
+  Fields fields(std::move(object), "'pending'");
+  Pending pending{.chain = fields.chain("chain"),
+                  .level = fields.level("level"),
+                  .job = {fields.text("job")},
+                  .node = {fields.text("node")},
+                  .bitmap = {fields.text("bitmap")},
+                  .partial = fields.file_name("partial"),
+                  .started = fields.text("started"),
+                  .device = fields.text("device"),
+                  .vm = parse_vm(fields.take("vm")),
+                  .marked = fields.flag("marked"),
+                  .compression = fields.text("compression"),
+                  .virtual_size = fields.bytes("virtual_size"),
+                  .cluster_size = fields.bytes("cluster_size"),
+                  .adopts = fields.flag("adopts"),
+                  .was_running = fields.flag("was_running"),
+                  .reason = fields.text("reason"),
+                  .archive = std::nullopt,
+                  .verified = std::nullopt};
+  if (fields.has("archive")) {
+    pending.archive = fields.file_name("archive");
+  }
+  if (auto verified = fields.take_if_present("verified")) {
+    pending.verified = parse_record(std::move(*verified));
+  }
+  return pending;
+}
+
+/// The fields that this version knows, without those that it only passes on.
+json known_fields(const LevelRecord& record) {
+  return {{"level", record.level.number},
+          {"file", record.file},
+          {"time", record.time},
+          {"virtual_size", record.virtual_size},
+          {"bytes_copied", record.bytes_copied},
+          {"file_size", record.file_size},
+          {"compression", record.compression},
+          {"bitmap", record.bitmap.value},
+          {"marked", record.marked},
+          {"qemu", record.qemu},
+          {"sha256", record.sha256 ? json(*record.sha256) : json(nullptr)}};
+}
+
+json known_fields(const Pending& pending) {
+  json object{{"chain", pending.chain.text()},
+              {"level", pending.level.number},
+              {"job", pending.job.value},
+              {"node", pending.node.value},
+              {"bitmap", pending.bitmap.value},
+              {"partial", pending.partial},
+              {"started", pending.started},
+              {"device", pending.device},
+              {"vm", {{"name", pending.vm.name}, {"uuid", pending.vm.uuid}}},
+              {"marked", pending.marked},
+              {"compression", pending.compression},
+              {"virtual_size", pending.virtual_size},
+              {"cluster_size", pending.cluster_size},
+              {"adopts", pending.adopts},
+              {"was_running", pending.was_running},
+              {"reason", pending.reason}};
+  if (pending.archive) {
+    object["archive"] = *pending.archive;
+  }
+  if (pending.verified) {
+    object["verified"] = known_fields(*pending.verified);
+  }
+  return object;
+}
+
+json known_fields(const Manifest& manifest) {
+  json document{{"format", kFormat},
+                {"chain", manifest.chain.text()},
+                {"vm", {{"name", manifest.vm.name}, {"uuid", manifest.vm.uuid}}},
+                {"device", manifest.device},
+                {"levels", json::array()}};
+  if (manifest.replaces) {
+    document["replaces"] = manifest.replaces->text();
+  }
+  for (const LevelRecord& record : manifest.levels) {
+    document["levels"].push_back(known_fields(record));
+  }
+  if (manifest.pending) {
+    document["pending"] = known_fields(*manifest.pending);
+  }
+  return document;
+}
+
+/// Finds a flipped bit in any field that matters. Fields of others may be added and changed freely.
+std::string checksum(const Manifest& manifest) {
+  return sha256(known_fields(manifest).dump());
+}
+
+}  // namespace
+
+json to_json(const LevelRecord& record) {
+  json object = record.other;
+  object.update(known_fields(record));
+  return object;
+}
+
+Manifest parse_manifest(std::string_view text) {
+  json document = json::parse(text, nullptr, false);
+  if (document.is_discarded()) {
+    throw ManifestDamaged("it is not JSON");
+  }
+  Fields fields(std::move(document), "the manifest");
+  const json format = fields.take("format");
+  if (!format.is_number_integer() || format < 1) {
+    throw ManifestDamaged("'format' is not a version");
+  }
+  if (format > kFormat) {
+    throw ManifestTooNew(fmt::format("it has format {}, this program knows format {}", format.dump(), kFormat),
+                         "use the newer qmpbackup that wrote it");
+  }
+  Manifest manifest{.chain = fields.chain("chain"),
+                    .vm = {},
+                    .device = fields.text("device"),
+                    .replaces = {},
+                    .levels = {},
+                    .pending = {}};
+  manifest.vm = parse_vm(fields.take("vm"));
+  if (fields.has("replaces")) {
+    manifest.replaces = fields.chain("replaces");
+  }
+  json levels = fields.take("levels");
+  if (!levels.is_array()) {
+    throw ManifestDamaged("'levels' is not an array");
+  }
+  Level expected = kFullLevel;
+  for (json& level : levels) {
+    manifest.levels.push_back(parse_record(std::move(level)));
+    if (manifest.levels.back().level != expected) {
+      throw ManifestDamaged(fmt::format("level {} is missing in 'levels'", expected.number));
+    }
+    expected = expected.next();
+  }
+  if (auto pending = fields.take_if_present("pending")) {
+    manifest.pending = parse_pending(std::move(*pending));
+  }
+  const std::string expected_checksum = fields.text("checksum");
+  manifest.other = fields.rest();
+  if (checksum(manifest) != expected_checksum) {
+    throw ManifestDamaged("its checksum does not match its content");
+  }
+  return manifest;
+}
+
+std::string format_manifest(const Manifest& manifest) {
+  json document = manifest.other;
+  document.update(known_fields(manifest));
+  for (std::size_t i = 0; i < manifest.levels.size(); ++i) {
+    document["levels"][i] = to_json(manifest.levels[i]);
+  }
+  document["checksum"] = checksum(manifest);
+  return document.dump(2) + "\n";
+}
+
+}  // namespace qmpbackup

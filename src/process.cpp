@@ -1,0 +1,170 @@
+#include "qmpbackup/process.hpp"
+
+#include <asio.hpp>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <memory>
+
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr std::size_t kErrTail = 4 * kKiB;
+constexpr int kInheritedAs = 3;
+
+/// Reads a pipe to its end on the loop. Shared with its handler, which may run after the caller is gone: `on_piece` is
+/// then empty.
+struct PipeReader : std::enable_shared_from_this<PipeReader> {
+  PipeReader(asio::io_context& context, int fd, std::function<void(std::string_view)> consumer)
+      : stream(context, fd), on_piece(std::move(consumer)) {}
+
+  void read() {
+    stream.async_read_some(asio::buffer(block),
+                           [self = shared_from_this()](const asio::error_code& error, std::size_t n) {
+                             if (!self->on_piece) {
+                               return;
+                             }
+                             self->on_piece({self->block.data(), n});
+                             self->ended = static_cast<bool>(error);
+                             if (!error) {
+                               self->read();
+                             }
+                           });
+  }
+
+  asio::posix::stream_descriptor stream;
+  std::function<void(std::string_view)> on_piece;
+  std::array<char, 16 * kKiB> block{};
+  bool ended = false;
+};
+
+/// Keeps a pipe's reader alive while the caller is there to listen.
+class Listening {
+ public:
+  Listening(asio::io_context& context, UniqueFd fd, std::function<void(std::string_view)> consumer)
+      : reader_(std::make_shared<PipeReader>(context, fd.release(), std::move(consumer))) {
+    reader_->read();
+  }
+  Listening(const Listening&) = delete;
+  Listening& operator=(const Listening&) = delete;
+  ~Listening() { reader_->on_piece = nullptr; }
+
+  [[nodiscard]] bool ended() const { return reader_->ended; }
+
+ private:
+  std::shared_ptr<PipeReader> reader_;
+};
+
+std::array<UniqueFd, 2> make_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    throw Error(fmt::format("cannot make a pipe: {}", std::strerror(errno)));
+  }
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+/// Kills and reaps the child unless it was reaped already.
+class Child {
+ public:
+  explicit Child(pid_t pid) : pid_(pid) {}
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child() {
+    if (pid_ > 0) {
+      ::kill(pid_, SIGKILL);
+      ::waitpid(pid_, nullptr, 0);
+    }
+  }
+
+  /// Whether it has ended; then exit_code is set.
+  bool reap() {
+    int status = 0;
+    if (::waitpid(pid_, &status, WNOHANG) != pid_) {
+      return false;
+    }
+    pid_ = -1;
+    exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    return true;
+  }
+
+  int exit_code = 0;
+
+ private:
+  pid_t pid_;
+};
+
+pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherited) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
+  if (inherited >= 0) {
+    posix_spawn_file_actions_adddup2(&actions, inherited, kInheritedAs);
+  }
+  // A group of its own, so that ctrl-c reaches this program alone, which then decides; and the usual fate on SIGPIPE.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t defaults;
+  sigemptyset(&defaults);
+  sigaddset(&defaults, SIGPIPE);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+
+  std::vector<char*> arguments;
+  for (const std::string& argument : argv) {
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  }
+  arguments.push_back(nullptr);
+  pid_t pid = -1;
+  const int error = posix_spawnp(&pid, arguments.front(), &actions, &attributes, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (error != 0) {
+    throw Error(fmt::format("cannot run {}: {}", argv.front(), std::strerror(error)),
+                error == ENOENT ? "install it: it comes with QEMU (Debian: qemu-utils)" : "");
+  }
+  return pid;
+}
+
+}  // namespace
+
+ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
+                          const std::function<void(std::string_view)>& on_output) {
+  auto out_pipe = make_pipe();
+  auto err_pipe = make_pipe();
+  Child child(spawn(argv, out_pipe[1].get(), err_pipe[1].get(), inherited));
+  out_pipe[1] = UniqueFd();
+  err_pipe[1] = UniqueFd();
+
+  ProcessResult result;
+  const Listening out(loop.context(), std::move(out_pipe[0]), on_output);
+  const Listening err(loop.context(), std::move(err_pipe[0]), [&](std::string_view piece) {
+    result.err += piece;
+    result.err.erase(0, result.err.size() - std::min(result.err.size(), kErrTail));
+  });
+  bool in_time = loop.wait_until([&] { return out.ended() && err.ended(); }, deadline);
+  while (in_time && !child.reap()) {  // the pipes are closed: its end is a matter of moments
+    in_time = std::chrono::steady_clock::now() < deadline;
+    loop.sleep(std::chrono::milliseconds(1));
+  }
+  if (!in_time) {
+    throw Error(fmt::format("{} is not done in time", argv.front()));
+  }
+  result.exit_code = child.exit_code;
+  return result;
+}
+
+}  // namespace qmpbackup

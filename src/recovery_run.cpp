@@ -1,0 +1,110 @@
+#include "qmpbackup/recovery_run.hpp"
+
+#include <fmt/format.h>
+
+#include "qmpbackup/backup_wait.hpp"
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/recovery.hpp"
+
+namespace qmpbackup {
+namespace {
+
+RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pending& pending) {
+  RecoveryFacts facts;
+  facts.pending = true;
+  facts.verified = pending.verified.has_value();
+  facts.partial_file = exists(files.in_folder(pending.partial));
+  facts.final_file = exists(files.level_path(pending.level));
+  const VmState vm = look_at_vm(session);
+  facts.job = fate_of(vm.find_job(pending.job));
+  facts.target_node = vm.find_node(target_node(pending.chain)) != nullptr;
+  return facts;
+}
+
+LevelRecord finish(Session& session, const ChainFiles& files, Manifest& manifest, Recovery decision) {
+  if (decision == Recovery::kWait) {
+    session.reporter.note(fmt::format("{}: an earlier run's backup of level {} still works: waiting for it",
+                                      manifest.pending->device, level_name(manifest.pending->level)));
+    wait_for_backups(session, {*manifest.pending});
+    decision = Recovery::kFlush;
+  }
+  return finish_level(session, files, manifest, decision);
+}
+
+void undo(Session& session, const ChainFiles& files, Manifest& manifest) {
+  const std::string level = level_name(manifest.pending->level);
+  const std::string device = manifest.pending->device;
+  undo_level(&session, files, manifest);
+  session.reporter.note(
+      fmt::format("{}: an earlier run ended before level {} was complete: it was taken back", device, level));
+}
+
+std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& files, Manifest& manifest) {
+  const Recovery decision = decide_recovery(look_for_facts(session, files, *manifest.pending));
+  switch (decision) {
+    case Recovery::kNothing:
+      return std::nullopt;
+    case Recovery::kUndo:
+      undo(session, files, manifest);
+      return std::nullopt;
+    case Recovery::kWait:
+    case Recovery::kFlush:
+    case Recovery::kSync:
+    case Recovery::kCommit:
+      break;
+  }
+  const std::string device = manifest.pending->device;
+  try {
+    LevelRecord record = finish(session, files, manifest, decision);
+    session.reporter.note(fmt::format("{}: level {} of an earlier run, from {}, is complete now", device,
+                                      level_name(record.level), record.time));
+    return record;
+  } catch (const ConnectError&) {
+    throw;
+  } catch (const Error& error) {
+    if (manifest.pending->verified) {
+      throw;  // complete, but the commit could not be written: the next run repeats it
+    }
+    const bool by_signal = dynamic_cast<const Interrupted*>(&error) != nullptr;
+    if (!by_signal) {
+      session.reporter.warning(error.what());
+    }
+    undo(session, files, manifest);
+    if (by_signal) {
+      throw;
+    }
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& files) {
+  const ChainOnDisk chain = read_chain(session.loop, files);
+  if (!chain.manifest) {
+    return std::nullopt;
+  }
+  Manifest manifest = *chain.manifest;
+  std::optional<LevelRecord> completed;
+  if (manifest.pending) {
+    completed = resolve_pending(session, files, manifest);
+  }
+  const EventLoop::Shield shield(session.loop);
+  look_at_vm(session);  // waits for a blockdev-create of ours that still works
+  for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
+    session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
+  }
+  for (const Level level : chain.partials) {
+    if (exists(files.partial_path(level))) {
+      remove_durably(files.partial_path(level));
+      session.reporter.note(
+          fmt::format("{}: removed {} of an earlier run", manifest.device, files.partial_path(level)));
+    }
+  }
+  return completed;
+}
+
+}  // namespace qmpbackup

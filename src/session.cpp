@@ -1,0 +1,194 @@
+#include "qmpbackup/session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/errors.hpp"
+
+namespace qmpbackup {
+namespace {
+
+using nlohmann::json;
+using namespace std::chrono_literals;
+
+constexpr auto kCreateTakes = 60s;  // formatting an image: metadata alone
+constexpr auto kCancelTakes = 60s;  // until the requests under way have come back from the storage
+
+json query(QmpClient& client, const char* command, json arguments = json::object()) {
+  return client.execute({command, std::move(arguments)});
+}
+
+void wait_until_nothing_is_created(Session& session) {
+  for (const Job& job : query_jobs(session.client)) {
+    if (job.type == "create") {
+      wait_for_job(session, job.id, after(kCreateTakes));
+    }
+  }
+}
+
+std::string text_at(const json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+bool belongs_to(const std::vector<ChainId>& chains, const std::string& name, std::string (*prefix)(const ChainId&)) {
+  return std::any_of(chains.begin(), chains.end(),
+                     [&](const ChainId& chain) { return name.starts_with(prefix(chain)); });
+}
+
+/// Runs a removal that may find its object gone, or held for a moment longer: the caller looks again.
+bool try_execute(QmpClient& client, const QmpCommand& command) {
+  try {
+    client.execute(command);
+    return true;
+  } catch (const QmpError&) {
+    return false;
+  }
+}
+
+void remove_jobs(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
+  for (const Job& job : query_jobs(session.client)) {
+    if (!belongs_to(chains, job.id.value, chain_prefix)) {
+      continue;
+    }
+    if (!job.is_concluded()) {
+      try_execute(session.client, {"job-cancel", {{"id", job.id.value}}});
+    }
+    if (wait_for_job(session, job.id, after(kCancelTakes))) {
+      try_execute(session.client, dismiss_job(job.id));
+    }
+    removed.push_back("job " + job.id.value);
+  }
+}
+
+void remove_nodes(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
+  std::vector<NodeName> ours;
+  for (const Node& node : query_nodes(session)) {
+    if (belongs_to(chains, node.name.value, chain_node_prefix)) {
+      ours.push_back(node.name);
+    }
+  }
+  // A file node can go only after the image on top of it; QEMU lists them in no order to rely on.
+  for (std::size_t round = 0; round < 2; ++round) {
+    std::erase_if(ours, [&](const NodeName& node) {
+      const bool gone = try_execute(session.client, delete_node(node));
+      if (gone) {
+        removed.push_back("node " + node.value);
+      }
+      return gone;
+    });
+  }
+  for (const NodeName& node : ours) {
+    session.reporter.warning(fmt::format("QEMU keeps the node {} of an earlier run", node.value));
+  }
+}
+
+void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const std::optional<BitmapName>& keep,
+                    std::vector<std::string>& removed) {
+  for (const Node& node : query_nodes(session)) {
+    for (const Bitmap& bitmap : node.bitmaps) {
+      if (!belongs_to(chains, bitmap.name.value, chain_prefix) || bitmap.name == keep) {
+        continue;
+      }
+      if (try_execute(session.client, remove_bitmap(node.name, bitmap.name))) {
+        removed.push_back("bitmap " + bitmap.name.value);
+      } else {
+        session.reporter.warning(
+            fmt::format("QEMU keeps the bitmap {} on node {}", bitmap.name.value, node.name.value));
+      }
+    }
+  }
+}
+
+void remove_descriptors(Session& session, const std::vector<ChainId>& chains) {
+  if (!session.features.descriptors) {
+    return;
+  }
+  for (const json& set : query(session.client, "query-fdsets")) {
+    const auto& fds = set.at("fds");
+    const bool ours = std::any_of(fds.begin(), fds.end(), [&](const json& fd) {
+      return belongs_to(chains, text_at(fd, "opaque"), chain_prefix);
+    });
+    if (ours) {  // not reported: QEMU 7.2 still lists a removed set while its VM is stopped
+      try_execute(session.client, {"remove-fd", {{"fdset-id", set.at("fdset-id")}}});
+    }
+  }
+}
+
+}  // namespace
+
+VmFeatures query_features(QmpClient& client) {
+  return parse_features(QmpSchema(query(client, "query-qmp-schema")));
+}
+
+std::vector<Job> query_jobs(QmpClient& client) {
+  return parse_jobs(query(client, "query-jobs"));
+}
+
+std::vector<Node> query_nodes(Session& session) {
+  json arguments = json::object();
+  if (session.features.flat_nodes) {
+    arguments["flat"] = true;  // without the backing files nested in each: a long chain would be listed over and over
+  }
+  return parse_nodes(query(session.client, "query-named-block-nodes", std::move(arguments)));
+}
+
+std::string query_status(QmpClient& client) {
+  return text_at(query(client, "query-status"), "status");
+}
+
+VmState look_at_vm(Session& session) {
+  wait_until_nothing_is_created(session);
+  QmpClient& client = session.client;
+  VmState vm;
+  vm.qemu_version = client.qemu_version();
+  vm.features = session.features;
+  vm.jobs = query_jobs(client);
+  vm.devices = parse_devices(query(client, "query-block"));
+  vm.nodes = query_nodes(session);
+  if (session.features.block_graph) {
+    vm.edges = parse_block_graph(query(client, "x-debug-query-block-graph"));
+  }
+  vm.status = query_status(client);
+  if (session.features.migration) {
+    vm.migration_status = text_at(query(client, "query-migrate"), "status");
+  }
+  if (session.features.identity) {
+    vm.identity.name = text_at(query(client, "query-name"), "name");
+    vm.identity.uuid = text_at(query(client, "query-uuid"), "UUID");
+  }
+  return vm;
+}
+
+std::optional<Job> wait_for_job(Session& session, const JobId& id, Deadline deadline) {
+  for (auto pause = 2ms;; pause = std::min(pause * 2, 200ms)) {
+    const std::vector<Job> jobs = query_jobs(session.client);
+    const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Job& candidate) { return candidate.id == id; });
+    if (job == jobs.end()) {
+      return std::nullopt;
+    }
+    if (job->is_concluded()) {
+      return *job;
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      throw Error(fmt::format("the {} job {} does not end (it is {})", job->type, id.value, job->status),
+                  "see whether its storage hangs; the next run looks at it again");
+    }
+    session.loop.sleep(pause);
+  }
+}
+
+std::vector<std::string> remove_leftovers(Session& session, const std::vector<ChainId>& chains,
+                                          const std::optional<BitmapName>& keep) {
+  std::vector<std::string> removed;
+  remove_jobs(session, chains, removed);
+  remove_nodes(session, chains, removed);
+  remove_bitmaps(session, chains, keep, removed);
+  remove_descriptors(session, chains);
+  return removed;
+}
+
+}  // namespace qmpbackup
