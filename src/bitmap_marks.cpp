@@ -39,7 +39,7 @@ std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& nam
   for (const ByteCount offset : mark_offsets(marked_size)) {
     commands.push_back(
         {"human-monitor-command",
-         {{"command-line", fmt::format("qemu-io {} \"write -z {} {}\"", scratch.value, offset, kSector)}}});
+         {{"command-line", fmt::format("qemu-io {} \"write -q -z {} {}\"", scratch.value, offset, kSector)}}});
   }
   return commands;
 }

@@ -72,6 +72,11 @@ bool EventLoop::wait_until(const std::function<bool()>& done, Deadline deadline)
   return true;
 }
 
+void EventLoop::poll() {
+  state_->context.poll();
+  state_->throw_if_interrupted();
+}
+
 void EventLoop::sleep(std::chrono::steady_clock::duration duration) {
   wait_until([] { return false; }, after(duration));
 }

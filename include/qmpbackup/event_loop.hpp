@@ -30,6 +30,9 @@ class EventLoop {
   /// Waits until `done()`; false when the deadline came first. Throws Interrupted.
   bool wait_until(const std::function<bool()>& done, Deadline deadline);
 
+  /// Does what can be done without waiting. For work between two waits that takes long. Throws Interrupted.
+  void poll();
+
   /// Waits so long. Throws Interrupted.
   void sleep(std::chrono::steady_clock::duration duration);
 
