@@ -121,15 +121,6 @@ nlohmann::json to_json(const std::string& device, const ChainFiles& files, const
           {"reason", reason.empty() ? nlohmann::json(nullptr) : nlohmann::json(reason)}};
 }
 
-QmpClient connect(EventLoop& loop, Reporter& reporter, const Connection& connection) {
-  return QmpClient(loop, connection.address, connection.timeouts,
-                   [&reporter, trace = connection.trace](auto direction, auto line) {
-                     if (trace) {
-                       reporter.trace(direction, line);
-                     }
-                   });
-}
-
 class BackupRun {
  public:
   BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options)

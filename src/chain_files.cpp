@@ -88,6 +88,32 @@ std::string ChainFiles::backing_link(Level level) const {
   return file.find(':') == std::string::npos ? file : "./" + file;
 }
 
+std::optional<std::string> ChainFiles::time_of_archive(std::string_view folder_name) const {
+  const std::string front = name() + ".";
+  constexpr std::string_view kPattern = "00000000T000000Z";  // 0: any digit; "-2" may follow
+  if (!folder_name.starts_with(front) || folder_name.size() < front.size() + kPattern.size()) {
+    return std::nullopt;
+  }
+  const std::string_view time = folder_name.substr(front.size());
+  for (std::size_t i = 0; i < kPattern.size(); ++i) {
+    if (kPattern[i] == '0' ? (time[i] < '0' || time[i] > '9') : time[i] != kPattern[i]) {
+      return std::nullopt;
+    }
+  }
+  const std::string_view rest = time.substr(kPattern.size());
+  const bool numbered = rest.size() > 1 && rest[0] == '-' && rest.find_first_not_of("0123456789", 1) == rest.npos;
+  return rest.empty() || numbered ? std::optional(std::string(time)) : std::nullopt;
+}
+
+std::optional<std::string> ChainFiles::name_of_chain(std::string_view file) {
+  for (const std::string_view suffix : {".chain.json", ".full.qcow2"}) {
+    if (file.ends_with(suffix) && file.size() > suffix.size()) {
+      return std::string(file.substr(0, file.size() - suffix.size()));
+    }
+  }
+  return std::nullopt;
+}
+
 std::optional<Level> ChainFiles::level_of_file(std::string_view file) const {
   const std::string front = name() + ".";
   constexpr std::string_view kBack = ".qcow2";

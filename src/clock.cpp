@@ -15,6 +15,47 @@ std::string format_utc(std::time_t time) {
   return {text.data(), size};
 }
 
+std::string format_local(const std::string& utc) {
+  std::tm parts{};
+  const char* end = ::strptime(utc.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  if (end == nullptr || *end != '\0') {
+    return utc;
+  }
+  const std::time_t time = ::timegm(&parts);
+  std::tm local{};
+  localtime_r(&time, &local);
+  std::array<char, 64> text{};
+  const std::size_t size = std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S %Z", &local);
+  return {text.data(), size};
+}
+
+std::optional<std::string> parse_time(const std::string& text) {
+  const auto matches = [&](const char* format, std::tm& parts) {
+    parts = {};
+    parts.tm_isdst = -1;
+    const char* end = ::strptime(text.c_str(), format, &parts);
+    return end != nullptr && *end == '\0';
+  };
+  std::tm parts{};
+  for (const char* utc : {"%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M:%SZ"}) {
+    if (matches(utc, parts)) {
+      return format_utc(::timegm(&parts));
+    }
+  }
+  for (const char* local : {"%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M"}) {
+    if (matches(local, parts)) {
+      return format_utc(std::mktime(&parts));
+    }
+  }
+  if (matches("%Y-%m-%d", parts)) {  // a day means all of it
+    parts.tm_hour = 23;
+    parts.tm_min = 59;
+    parts.tm_sec = 59;
+    return format_utc(std::mktime(&parts));
+  }
+  return std::nullopt;
+}
+
 std::string now_utc() {
   return format_utc(std::time(nullptr));
 }

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -183,6 +185,19 @@ std::optional<FileInfo> regular_file_info(const std::string& path) {
     return std::nullopt;
   }
   return FileInfo{static_cast<ByteCount>(info.st_size), format_utc(info.st_mtime)};
+}
+
+std::optional<ByteCount> block_device_size(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || !S_ISBLK(info.st_mode)) {
+    return std::nullopt;
+  }
+  const UniqueFd fd = open_file(path, O_RDONLY);
+  std::uint64_t size = 0;
+  if (::ioctl(fd.get(), BLKGETSIZE64, &size) != 0) {
+    fail("ask for the size of", path);
+  }
+  return size;
 }
 
 std::vector<std::string> list_folder(const std::string& path) {

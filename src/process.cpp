@@ -141,30 +141,47 @@ pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherite
 
 }  // namespace
 
-ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
-                          const std::function<void(std::string_view)>& on_output) {
-  auto out_pipe = make_pipe();
-  auto err_pipe = make_pipe();
-  Child child(spawn(argv, out_pipe[1].get(), err_pipe[1].get(), inherited));
-  out_pipe[1] = UniqueFd();
-  err_pipe[1] = UniqueFd();
+struct Process::Running {
+  Running(EventLoop& event_loop, const std::vector<std::string>& argv, int inherited, OnOutput on_output,
+          std::array<UniqueFd, 2> out_pipe, std::array<UniqueFd, 2> err_pipe)
+      : loop(event_loop),
+        name(argv.front()),
+        child(spawn(argv, out_pipe[1].get(), err_pipe[1].get(), inherited)),
+        out(loop.context(), std::move(out_pipe[0]), std::move(on_output)),
+        err(loop.context(), std::move(err_pipe[0]), [this](std::string_view piece) {
+          err_tail += piece;
+          err_tail.erase(0, err_tail.size() - std::min(err_tail.size(), kErrTail));
+        }) {}
 
-  ProcessResult result;
-  const Listening out(loop.context(), std::move(out_pipe[0]), on_output);
-  const Listening err(loop.context(), std::move(err_pipe[0]), [&](std::string_view piece) {
-    result.err += piece;
-    result.err.erase(0, result.err.size() - std::min(result.err.size(), kErrTail));
-  });
-  bool in_time = loop.wait_until([&] { return out.ended() && err.ended(); }, deadline);
-  while (in_time && !child.reap()) {  // the pipes are closed: its end is a matter of moments
+  EventLoop& loop;
+  std::string name;
+  Child child;
+  std::string err_tail;
+  Listening out;
+  Listening err;
+};
+
+Process::Process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, OnOutput on_output)
+    : running_(std::make_unique<Running>(loop, argv, inherited, std::move(on_output), make_pipe(), make_pipe())) {}
+
+Process::~Process() = default;
+
+ProcessResult Process::wait(Deadline deadline) {
+  Running& running = *running_;
+  bool in_time = running.loop.wait_until([&] { return running.out.ended() && running.err.ended(); }, deadline);
+  while (in_time && !running.child.reap()) {  // the pipes are closed: its end is a matter of moments
     in_time = std::chrono::steady_clock::now() < deadline;
-    loop.sleep(std::chrono::milliseconds(1));
+    running.loop.sleep(std::chrono::milliseconds(1));
   }
   if (!in_time) {
-    throw Error(fmt::format("{} is not done in time", argv.front()));
+    throw Error(fmt::format("{} is not done in time", running.name));
   }
-  result.exit_code = child.exit_code;
-  return result;
+  return {running.child.exit_code, std::move(running.err_tail)};
+}
+
+ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
+                          const Process::OnOutput& on_output) {
+  return Process(loop, argv, inherited, on_output).wait(deadline);
 }
 
 }  // namespace qmpbackup

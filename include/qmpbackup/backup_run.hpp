@@ -6,18 +6,9 @@
 #include <vector>
 
 #include "qmpbackup/backup_planner.hpp"
-#include "qmpbackup/event_loop.hpp"
-#include "qmpbackup/qmp_client.hpp"
-#include "qmpbackup/reporter.hpp"
+#include "qmpbackup/connection.hpp"
 
 namespace qmpbackup {
-
-/// How to reach QEMU and how long to wait for it.
-struct Connection {
-  QmpAddress address;
-  QmpClient::Timeouts timeouts;
-  bool trace = false;
-};
 
 struct BackupOptions {
   Connection connection;

@@ -41,6 +41,11 @@ class ChainFiles {
   /// (path_has_protocol, block.c).
   [[nodiscard]] std::string backing_link(Level level) const;
 
+  /// The compact time in the name of an archive folder of this chain ("drive0.20261122T020000Z"), if it is one.
+  [[nodiscard]] std::optional<std::string> time_of_archive(std::string_view folder_name) const;
+  /// The chain's name() that a manifest or a full's file belongs to, if `file` is one of these.
+  [[nodiscard]] static std::optional<std::string> name_of_chain(std::string_view file);
+
   /// Which level `file` (a name without folder) is the finished file of, if any.
   [[nodiscard]] std::optional<Level> level_of_file(std::string_view file) const;
   /// Which level `file` is the partial file of, if any.

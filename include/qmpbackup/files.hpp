@@ -69,6 +69,9 @@ struct FileInfo {
 };
 std::optional<FileInfo> regular_file_info(const std::string& path);
 
+/// The size of a block device; nothing when `path` is none.
+std::optional<ByteCount> block_device_size(const std::string& path);
+
 /// The names in a folder, without "." and ".."; empty for a folder that cannot be read.
 std::vector<std::string> list_folder(const std::string& path);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,11 +15,30 @@ struct ProcessResult {
   std::string err;    ///< the last 4 KiB of its standard error
 };
 
-/// Runs a program found on PATH with an argument vector, never a shell, and waits for its end. Its standard input is
-/// empty; its standard output goes to `on_output` piece by piece. Descriptor `inherited`, unless -1, is its descriptor
-/// 3: an argument can name that file as /dev/fd/3, whatever it is called. Throws Error when it cannot be started or is
-/// not done at the deadline, Interrupted, and what `on_output` throws. The program does not outlive the call.
+/// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,
+/// its standard output goes to `on_output` piece by piece while the event loop is waited or polled on. The destructor
+/// kills it.
+class Process {
+ public:
+  using OnOutput = std::function<void(std::string_view)>;
+
+  /// Starts it. Descriptor `inherited`, unless -1, is its descriptor 3: an argument can name that file as /dev/fd/3,
+  /// whatever it is called. Throws Error when it cannot be started.
+  Process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, OnOutput on_output);
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  ~Process();
+
+  /// Waits for its end. Throws Error when it is not done at the deadline, Interrupted, and what `on_output` throws.
+  ProcessResult wait(Deadline deadline);
+
+ private:
+  struct Running;
+  std::unique_ptr<Running> running_;
+};
+
+/// Runs a program to its end: Process, then wait.
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
-                          const std::function<void(std::string_view)>& on_output);
+                          const Process::OnOutput& on_output);
 
 }  // namespace qmpbackup

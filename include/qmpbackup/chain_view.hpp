@@ -1,0 +1,30 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "qmpbackup/chain_on_disk.hpp"
+
+namespace qmpbackup {
+
+/// A level as somebody sees it who wants to restore.
+struct LevelView {
+  LevelRecord record;  ///< from the manifest; made up from the file alone where there is none
+  bool from_manifest = false;
+  std::optional<std::string> fault;  ///< why this file is of no use (fault_of_level)
+};
+
+/// All levels of a chain, the full first, with what can be seen without reading their data. Works from the qcow2 files
+/// alone when the manifest is lost or damaged: the backing links are enough to restore. Files beyond what the manifest
+/// knows are left out.
+std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files);
+
+/// The newest level that can be restored: it and all below it are without fault. Nothing when the full is gone or
+/// damaged.
+std::optional<Level> newest_good(const std::vector<LevelView>& levels);
+
+/// The newest level not after a point in time (RFC 3339 in UTC, compared as text); nothing when all are later.
+std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc);
+
+}  // namespace qmpbackup

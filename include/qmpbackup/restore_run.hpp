@@ -1,0 +1,28 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "qmpbackup/chain_files.hpp"
+#include "qmpbackup/event_loop.hpp"
+#include "qmpbackup/reporter.hpp"
+
+namespace qmpbackup {
+
+struct RestoreRequest {
+  ChainFiles files;
+  std::optional<Level> level{};     ///< nothing: the newest, or that of `at`
+  std::optional<std::string> at{};  ///< RFC 3339 in UTC: the newest level not after it
+  std::string output{};
+  std::string format = "qcow2";  ///< or "raw"
+  bool overlay = false;          ///< a new qcow2 on top of the level instead of a copy
+  bool force = false;            ///< `output` may be a block device, and is overwritten
+};
+
+/// Restores a level into a new file (temporary name, fsync, rename: never half a file under `output`), or onto a block
+/// device. The chain is looked at first, and the SHA-256 of every file is compared while qemu-img copies: a damaged
+/// chain gives no output, and the error names the newest level that is good. Never writes into the chain. Throws
+/// ChainError, FileError, Interrupted.
+void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request);
+
+}  // namespace qmpbackup

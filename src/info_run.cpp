@@ -1,0 +1,128 @@
+#include "qmpbackup/info_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "qmpbackup/chain_on_disk.hpp"
+#include "qmpbackup/session.hpp"
+#include "qmpbackup/table.hpp"
+
+namespace qmpbackup {
+namespace {
+
+using nlohmann::json;
+
+/// The chain and level that a bitmap of ours holds the changes since.
+struct BitmapMeaning {
+  std::string chain;
+  Level level;
+};
+
+std::optional<BitmapMeaning> meaning_of(const BitmapName& bitmap) {
+  constexpr std::size_t kUuid = 36;
+  if (!bitmap.starts_with(kPrefix) || bitmap.value.size() < kPrefix.size() + kUuid + 1) {
+    return std::nullopt;
+  }
+  const std::string chain = bitmap.value.substr(kPrefix.size(), kUuid);
+  const auto level = parse_level_name(std::string_view(bitmap.value).substr(kPrefix.size() + kUuid + 1));
+  if (!ChainId::parse(chain) || !level) {
+    return std::nullopt;
+  }
+  return BitmapMeaning{chain, *level};
+}
+
+std::string describe(const Bitmap& bitmap) {
+  const auto meaning = meaning_of(bitmap.name);
+  const std::string state = bitmap.inconsistent ? "inconsistent: useless since QEMU was killed"
+                            : bitmap.busy       ? "busy"
+                            : !bitmap.recording ? "not recording"
+                                                : format_size(bitmap.dirty) + " dirty";
+  const std::string kept = bitmap.persistent ? "" : ", lost when QEMU exits";
+  if (meaning) {
+    return fmt::format("chain {}: next level {}, {}{}", meaning->chain, level_name(meaning->level.next()), state, kept);
+  }
+  if (bitmap.name == kForeignBitmap) {
+    return fmt::format("{} of the Go tool (--adopt), {}{}", bitmap.name.value, state, kept);
+  }
+  return fmt::format("foreign bitmap {}, {}{}", bitmap.name.value, state, kept);
+}
+
+/// What a backup of the disk would meet now.
+std::string outlook(const VmState& vm, const Disk& disk, const Node& node) {
+  if (const Job* job = foreign_job_on(vm, disk)) {
+    return fmt::format("no backup now: the {} job {} works on it", job->type, job->id.value);
+  }
+  const bool has_next = std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [](const Bitmap& bitmap) {
+    return meaning_of(bitmap.name) && !bitmap.inconsistent && bitmap.recording;
+  });
+  return has_next ? "an incremental is possible" : "the next backup is a full";
+}
+
+json to_json(const Bitmap& bitmap) {
+  const auto meaning = meaning_of(bitmap.name);
+  return {{"name", bitmap.name.value},
+          {"ours", meaning.has_value()},
+          {"chain", meaning ? json(meaning->chain) : json(nullptr)},
+          {"next_level", meaning ? json(meaning->level.next().number) : json(nullptr)},
+          {"bytes_dirty", bitmap.dirty},
+          {"recording", bitmap.recording},
+          {"busy", bitmap.busy},
+          {"persistent", bitmap.persistent},
+          {"inconsistent", bitmap.inconsistent}};
+}
+
+}  // namespace
+
+void run_info(EventLoop& loop, Reporter& reporter, const Connection& connection) {
+  QmpClient client = connect(loop, reporter, connection);
+  Session session{loop, reporter, client, query_features(client), connection.timeouts.reply};
+  const VmState vm = look_at_vm(session);
+
+  json disks = json::array();
+  std::vector<std::vector<std::string>> rows{{"device", "node", "format", "size", "file"}};
+  std::vector<std::string> notes;
+  for (const Disk& disk : list_disks(vm)) {
+    const Node* node = vm.find_node(disk.node);
+    if (node == nullptr) {
+      continue;
+    }
+    rows.push_back({disk.label, disk.node.value, node->driver, format_size(node->virtual_size), node->file});
+    notes.push_back(fmt::format("{}: {}", disk.label, outlook(vm, disk, *node)));
+    json bitmaps = json::array();
+    for (const Bitmap& bitmap : node->bitmaps) {
+      if (!bitmap.name.value.empty()) {
+        notes.push_back("  " + describe(bitmap));
+        bitmaps.push_back(to_json(bitmap));
+      }
+    }
+    disks.push_back({{"device", disk.label},
+                     {"node", disk.node.value},
+                     {"format", node->driver},
+                     {"file", node->file},
+                     {"virtual_size", node->virtual_size},
+                     {"allocated", allocated_bytes(vm, disk)},
+                     {"outlook", outlook(vm, disk, *node)},
+                     {"bitmaps", std::move(bitmaps)}});
+  }
+  json jobs = json::array();
+  for (const Job& job : vm.jobs) {
+    notes.push_back(
+        fmt::format("job {}{}: {}, {}", job.id.value, job.is_ours() ? "" : " (foreign)", job.type, job.status));
+    jobs.push_back({{"id", job.id.value}, {"ours", job.is_ours()}, {"type", job.type}, {"status", job.status}});
+  }
+
+  std::vector<std::string> lines{fmt::format("{}QEMU {}, {}", vm.identity.name.empty() ? "" : vm.identity.name + ": ",
+                                             vm.qemu_version, vm.status)};
+  const auto table = format_table({Align::kLeft, Align::kLeft, Align::kLeft, Align::kRight, Align::kLeft}, rows);
+  lines.insert(lines.end(), table.begin(), table.end());
+  lines.insert(lines.end(), notes.begin(), notes.end());
+  reporter.result(lines, {{"command", "info"},
+                          {"vm", vm.identity.name},
+                          {"qemu", vm.qemu_version},
+                          {"status", vm.status},
+                          {"disks", std::move(disks)},
+                          {"jobs", std::move(jobs)}});
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,181 @@
+#include "qmpbackup/list_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/clock.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/table.hpp"
+
+namespace qmpbackup {
+namespace {
+
+using nlohmann::json;
+
+struct Listing {
+  ChainFiles files;
+  ChainOnDisk chain;
+  std::vector<LevelView> levels;
+  std::vector<std::string> archives;  ///< folders, oldest first
+};
+
+Listing look(EventLoop& loop, const ChainFiles& files) {
+  Listing listing{files, read_chain(loop, files), {}, {}};
+  listing.levels = view_chain(listing.chain, files);
+  for (const std::string& name : list_folder(files.folder())) {
+    if (const auto time = files.time_of_archive(name)) {
+      listing.archives.push_back(files.archived(*time).folder());
+    }
+  }
+  std::sort(listing.archives.begin(), listing.archives.end());
+  return listing;
+}
+
+bool is_empty(const Listing& listing) {
+  return listing.levels.empty() && listing.chain.manifest_state == ManifestState::kAbsent && listing.archives.empty();
+}
+
+/// The chains that `base` means.
+std::vector<Listing> find_chains(EventLoop& loop, const std::string& base) {
+  if (!is_folder(base)) {
+    return {look(loop, ChainFiles(base))};
+  }
+  std::set<std::string> names;
+  for (const std::string& file : list_folder(base)) {
+    if (auto name = ChainFiles::name_of_chain(file)) {
+      names.insert(*name);
+    }
+  }
+  const std::string front = base.ends_with('/') ? base : base + "/";
+  std::vector<Listing> listings;
+  for (const std::string& name : names) {
+    listings.push_back(look(loop, ChainFiles(front + name)));
+  }
+  return listings;
+}
+
+std::string state_of_manifest(const Listing& listing) {
+  switch (listing.chain.manifest_state) {
+    case ManifestState::kAbsent:
+      return "missing";
+    case ManifestState::kGood:
+      return "good";
+    case ManifestState::kDamaged:
+      return "damaged";
+    case ManifestState::kTooNew:
+      return "too new";
+  }
+  return "missing";
+}
+
+ByteCount total_size(const Listing& listing) {
+  ByteCount total = 0;
+  for (const LevelView& level : listing.levels) {
+    total += level.record.file_size;
+  }
+  return total;
+}
+
+json to_json(const Listing& listing) {
+  json levels = json::array();
+  for (const LevelView& level : listing.levels) {
+    json object = to_json(level.record);
+    if (!level.from_manifest) {
+      object["bytes_copied"] = nullptr;
+    }
+    object["fault"] = level.fault ? json(*level.fault) : json(nullptr);
+    levels.push_back(std::move(object));
+  }
+  json pending = nullptr;
+  if (listing.chain.manifest && listing.chain.manifest->pending) {
+    const Pending& run = *listing.chain.manifest->pending;
+    pending = {{"level", run.level.number}, {"started", run.started}, {"partial", run.partial}};
+  }
+  return {{"chain", listing.chain.manifest ? json(listing.chain.manifest->chain.text()) : json(nullptr)},
+          {"base", listing.files.base()},
+          {"manifest", state_of_manifest(listing)},
+          {"levels", std::move(levels)},
+          {"pending", std::move(pending)},
+          {"archived", listing.archives}};
+}
+
+std::vector<std::string> table_of(const Listing& listing) {
+  std::vector<std::vector<std::string>> rows{
+      {"level", "point in time", "changed", "written", "disk", "packed", "sha256"}};
+  for (const LevelView& level : listing.levels) {
+    const LevelRecord& record = level.record;
+    rows.push_back({level_name(record.level), format_local(record.time),
+                    level.from_manifest && record.bytes_copied > 0 ? format_size(record.bytes_copied) : "?",
+                    format_size(record.file_size), format_size(record.virtual_size), record.compression,
+                    level.fault     ? "UNUSABLE"
+                    : record.sha256 ? "yes"
+                                    : "no"});
+  }
+  return format_table(
+      {Align::kLeft, Align::kLeft, Align::kRight, Align::kRight, Align::kRight, Align::kLeft, Align::kLeft}, rows);
+}
+
+void print(Reporter& reporter, const Listing& listing) {
+  std::string title = listing.files.base();
+  if (const auto& manifest = listing.chain.manifest) {
+    title += fmt::format(": {}{}", manifest->device, manifest->vm.name.empty() ? "" : " of " + manifest->vm.name);
+  }
+  reporter.line(title);
+  if (listing.chain.manifest_state != ManifestState::kGood) {
+    reporter.line(
+        fmt::format("  the manifest is {}; the levels are read from their files, times are those of the files",
+                    state_of_manifest(listing)));
+  }
+  for (const std::string& line : table_of(listing)) {
+    reporter.line("  " + line);
+  }
+  for (const LevelView& level : listing.levels) {
+    if (level.fault) {
+      reporter.line(fmt::format("  {}: {}", level_name(level.record.level), *level.fault));
+    }
+  }
+  if (listing.chain.manifest && listing.chain.manifest->pending) {
+    const Pending& run = *listing.chain.manifest->pending;
+    reporter.line(fmt::format("  pending: level {}, begun {}; the next backup resolves it", level_name(run.level),
+                              format_local(run.started)));
+  }
+  reporter.line(fmt::format("  {} level{}, {} in all", listing.levels.size(), listing.levels.size() == 1 ? "" : "s",
+                            format_size(total_size(listing))));
+  for (const std::string& archive : listing.archives) {
+    reporter.line(fmt::format("  earlier chain: {}", archive));
+  }
+}
+
+}  // namespace
+
+void run_list(EventLoop& loop, Reporter& reporter, const std::string& base) {
+  const std::vector<Listing> listings = find_chains(loop, base);
+  if (listings.empty() || (listings.size() == 1 && is_empty(listings.front()))) {
+    throw ChainError(fmt::format("there is no chain at {}", base),
+                     "give the -backupFile that the backups were made with, or a folder");
+  }
+  if (!reporter.json()) {
+    for (const Listing& listing : listings) {
+      print(reporter, listing);
+    }
+    return;
+  }
+  if (listings.size() == 1) {
+    json summary = to_json(listings.front());
+    summary["command"] = "list";
+    reporter.result({}, std::move(summary));
+    return;
+  }
+  json chains = json::array();
+  for (const Listing& listing : listings) {
+    chains.push_back(to_json(listing));
+  }
+  reporter.result({}, {{"command", "list"}, {"base", base}, {"chains", std::move(chains)}});
+}
+
+}  // namespace qmpbackup

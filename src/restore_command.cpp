@@ -1,0 +1,65 @@
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "qmpbackup/clock.hpp"
+#include "qmpbackup/commands.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/restore_run.hpp"
+
+namespace qmpbackup {
+namespace {
+
+struct Typed {
+  std::string output, at, format = "qcow2";
+  bool overlay = false, force = false;
+};
+
+void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& reporter) {
+  RestoreRequest request{.files = ChainFiles(require(in.base, "-backupFile"))};
+  request.output = require(typed.output, "--output");
+  request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
+  request.overlay = typed.overlay;
+  request.force = typed.force;
+  if (!in.inc.empty() && !typed.at.empty()) {
+    throw UsageError("-inc and --at both choose a level", "give one of them");
+  }
+  if (!in.inc.empty()) {
+    request.level = check_level(in.inc);
+  }
+  if (!typed.at.empty()) {
+    request.at = parse_time(typed.at);
+    if (!request.at) {
+      throw UsageError(
+          fmt::format("--at takes a time such as \"2026-11-20 03:00\" or 2026-11-20T02:00:00Z, not '{}'", typed.at),
+          kSeeHelp);
+    }
+  }
+  if (request.overlay && request.format != "qcow2") {
+    throw UsageError("--overlay makes a qcow2 file", "leave --format out");
+  }
+  run_restore(loop, reporter, request);
+}
+
+}  // namespace
+
+void add_restore_command(CLI::App& app, Invocation& in) {
+  CLI::App& restore = *app.add_subcommand("restore", "make a disk image, or fill a block device, from a level");
+  const auto typed = std::make_shared<Typed>();
+  const char* from = "From which level";
+  add_text(restore, "--backupFile", in.base, "base path of the chain", "BASE", from);
+  add_text(restore, "--inc", in.inc, "-1: the full; N: that level; default: the newest", "N", from);
+  add_text(restore, "--at", typed->at, "the newest level not after this time (local, or with Z in UTC)", "TIME", from);
+  const char* to = "To where";
+  add_text(restore, "--output", typed->output, "a new file, or a block device with --force", "FILE", to);
+  add_text(restore, "--format", typed->format, "default: qcow2", "qcow2|raw", to);
+  add_flag(restore, "--overlay", typed->overlay, "at once, whatever the size: a qcow2 on top of the level", to);
+  add_flag(restore, "--force", typed->force, "overwrite a block device", to);
+  add_output_options(restore, in);
+  restore.callback([&in, typed] {
+    in.run = [&in, typed](EventLoop& loop, Reporter& reporter) { run(in, *typed, loop, reporter); };
+  });
+}
+
+}  // namespace qmpbackup

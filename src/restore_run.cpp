@@ -1,0 +1,239 @@
+#include "qmpbackup/restore_run.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "qmpbackup/arguments.hpp"
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/process.hpp"
+#include "qmpbackup/qemu_img.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr std::chrono::hours kLongest{7 * 24};
+
+std::string names_of(const std::vector<LevelView>& levels) {
+  return levels.size() == 1 ? "full" : fmt::format("full to {}", level_name(levels.back().record.level));
+}
+
+class Restore {
+ public:
+  Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request)
+      : loop_(loop),
+        reporter_(reporter),
+        request_(request),
+        levels_(view_chain(read_chain(loop, request.files), request.files)) {}
+
+  void run() {
+    choose_level();
+    refuse_faults();
+    output_ = std::filesystem::absolute(request_.output).string();  // begins with '/': no name is taken for a protocol
+    const auto device_size = block_device_size(output_);
+    if (request_.overlay) {
+      refuse_existing_output();
+      make_overlay();
+    } else if (device_size) {
+      write_device(*device_size);
+    } else {
+      refuse_existing_output();
+      write_file();
+    }
+    report();
+  }
+
+ private:
+  [[nodiscard]] const LevelRecord& chosen() const { return levels_.back().record; }
+
+  /// Leaves in levels_ those that the restore reads.
+  void choose_level() {
+    const ChainFiles& files = request_.files;
+    if (levels_.empty()) {
+      throw ChainError(fmt::format("there is no chain at {}", files.base()),
+                       "give the -backupFile that the backups were made with");
+    }
+    Level level = request_.level.value_or(levels_.back().record.level);
+    if (request_.at) {
+      const auto found = newest_at(levels_, *request_.at);
+      if (!found) {
+        throw ChainError(fmt::format("no level of {} is as old as {}", files.base(), *request_.at),
+                         fmt::format("the oldest is the full, from {}", levels_.front().record.time));
+      }
+      level = *found;
+    }
+    const auto count = static_cast<std::size_t>(level.number + 2);
+    if (count > levels_.size()) {
+      throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)),
+                       "there are " + names_of(levels_));
+    }
+    all_levels_ = levels_;
+    levels_.resize(count);
+  }
+
+  void refuse_faults() const {
+    for (const LevelView& level : levels_) {
+      if (level.fault) {
+        refuse_damage(*level.fault, newest_good(all_levels_));
+      }
+    }
+  }
+
+  [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good) const {
+    throw ChainError(fmt::format("level {} cannot be restored: {}", level_name(chosen().level), fault),
+                     good ? fmt::format("the newest level that is good: {} (-inc {})", level_name(*good), good->number)
+                          : "no level of this chain can be restored");
+  }
+
+  void refuse_existing_output() const {
+    if (exists(output_)) {
+      throw ChainError(fmt::format("{} exists already, and nothing is overwritten", output_), "give another --output");
+    }
+    if (!is_folder(std::filesystem::path(output_).parent_path().string())) {
+      throw ChainError(fmt::format("there is no folder for {}", output_), "create it");
+    }
+  }
+
+  [[nodiscard]] std::vector<std::string> paths() const {
+    std::vector<std::string> paths;
+    for (const LevelView& level : levels_) {
+      paths.push_back(std::filesystem::absolute(request_.files.level_path(level.record.level)).string());
+    }
+    return paths;
+  }
+
+  void make_overlay() {
+    const UniqueFd file = create_exclusively(output_);
+    const auto result =
+        run_process(loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), output_},
+                    -1, after(kLongest), [](std::string_view) {});
+    if (result.exit_code != 0) {
+      remove_durably(output_);
+      throw Error(
+          fmt::format("qemu-img create failed on {}: {}", output_, result.err.substr(0, result.err.find('\n'))));
+    }
+    sync_file(output_);
+  }
+
+  void write_file() {
+    const std::string partial = output_ + ".partial";
+    if (exists(partial)) {
+      throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
+                       "remove it when no restore works");
+    }
+    const bool direct = takes_direct_io(std::filesystem::path(output_).parent_path().string());
+    std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W", "-m", "16", "-O", request_.format};
+    if (direct) {
+      argv.insert(argv.end(), {"-t", "none"});
+    }
+    argv.insert(argv.end(), {chain_image(paths()), partial});
+    const UniqueFd file = create_exclusively(partial);
+    try {
+      copy(argv);
+      sync_file(partial);
+      refuse_existing_output();
+      rename_durably(partial, output_);
+    } catch (const Error&) {
+      reporter_.end_progress();
+      remove_durably(partial);
+      throw;
+    }
+  }
+
+  void write_device(ByteCount size) {
+    if (!request_.force) {
+      throw ChainError(fmt::format("{} is a block device: its content would be lost", output_),
+                       "say --force if that is meant");
+    }
+    if (size < chosen().virtual_size) {
+      throw ChainError(fmt::format("{} has {} bytes, the disk has {}", output_, size, chosen().virtual_size));
+    }
+    // O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
+    const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
+    copy({"qemu-img", "convert", "-p", "-n", "-W", "-m", "16", "-t", "none", "-O", "raw", chain_image(paths()),
+          output_});
+    sync_file(output_);
+  }
+
+  /// Lets qemu-img copy, and compares the checksums of what it reads meanwhile.
+  void copy(const std::vector<std::string>& argv) {
+    Process convert(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
+    for (std::size_t i = 0; i < levels_.size(); ++i) {
+      const LevelRecord& record = levels_[i].record;
+      if (!record.sha256) {
+        continue;
+      }
+      const std::string actual =
+          sha256_of_file(request_.files.level_path(record.level), [this](ByteCount) { loop_.poll(); });
+      if (actual != *record.sha256) {
+        refuse_damage(fmt::format("{} is not what was committed: its SHA-256 differs", record.file),
+                      i == 0 ? std::nullopt : std::optional(record.level.previous()));
+      }
+    }
+    const ProcessResult result = convert.wait(after(kLongest));
+    reporter_.end_progress();
+    if (result.exit_code != 0) {
+      throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
+                  "check the chain with qmpbackup verify, and the output's free space");
+    }
+  }
+
+  /// qemu-img prints "    (12.34/100%)" over and over.
+  void show_progress(std::string_view piece) {
+    const auto open = piece.rfind('(');
+    const auto slash = open == std::string_view::npos ? open : piece.find('/', open);
+    if (slash == std::string_view::npos) {
+      return;
+    }
+    const double percent = std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr);
+    const auto done = static_cast<ByteCount>(percent / 100 * static_cast<double>(chosen().virtual_size));
+    progress_.update(done, chosen().virtual_size, std::chrono::steady_clock::now());
+    reporter_.progress(progress_);
+  }
+
+  void report() {
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const std::string format = request_.overlay ? "qcow2" : request_.format;
+    const std::string drive = fmt::format("file={},format={},if=virtio", output_, format);
+    std::vector<std::string> lines{
+        fmt::format("{}: level {} from {} -> {}  {} disk, {}", request_.files.base(), level_name(chosen().level),
+                    chosen().time, output_, format_size(chosen().virtual_size), format_seconds(seconds)),
+        fmt::format("start a VM from it: qemu-system-x86_64 -m 2G -drive {}", shell_quoted(drive))};
+    nlohmann::json summary{{"command", "restore"},
+                           {"base", request_.files.base()},
+                           {"level", chosen().level.number},
+                           {"time", chosen().time},
+                           {"output", output_},
+                           {"format", format},
+                           {"virtual_size", chosen().virtual_size},
+                           {"seconds", seconds},
+                           {"overlay", request_.overlay}};
+    if (request_.overlay) {
+      lines.push_back(fmt::format("it needs the chain where it is; make it independent: qemu-img rebase -b '' {}",
+                                  shell_quoted(output_)));
+    }
+    reporter_.result(lines, std::move(summary));
+  }
+
+  EventLoop& loop_;
+  Reporter& reporter_;
+  const RestoreRequest& request_;
+  std::vector<LevelView> levels_;
+  std::vector<LevelView> all_levels_;
+  std::string output_;
+  Progress progress_{"restore", {}, std::chrono::steady_clock::now()};
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request) {
+  Restore(loop, reporter, request).run();
+}
+
+}  // namespace qmpbackup
