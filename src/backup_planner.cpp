@@ -65,7 +65,7 @@ class DiskPlanner {
       refuse(fmt::format("the VM is in state {}: its disks belong to another QEMU", vm_.status),
              "back it up where it runs");
     }
-    if (const Job* job = foreign_job_on(vm_, disk_)) {
+    if (const Job* job = job_on(vm_, disk_)) {
       refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value), "try again when it is over");
     }
     if (node_.virtual_size == 0) {
@@ -267,7 +267,7 @@ class DiskPlanner {
     intent.pending = Pending{.chain = chain,
                              .level = level_,
                              .job = level_job(chain, level_),
-                             .node = disk_.node,
+                             .node = target_node(chain),
                              .bitmap = level_bitmap(chain, level_),
                              .partial = in_.request.files.partial_file(level_),
                              .started = in_.now,
@@ -410,20 +410,20 @@ QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
     const Pending& pending = plan.pending();
     actions.push_back({{"type", "block-dirty-bitmap-add"},
                        {"data",
-                        {{"node", pending.node.value},
+                        {{"node", plan.disk.node.value},
                          {"name", pending.bitmap.value},
                          {"persistent", plan.persistent},
                          {"granularity", kGranularity}}}});
     if (pending.marked) {
       actions.push_back({{"type", "block-dirty-bitmap-merge"},
                          {"data",
-                          {{"node", pending.node.value},
+                          {{"node", plan.disk.node.value},
                            {"target", pending.bitmap.value},
                            {"bitmaps", nlohmann::json::array({{{"node", scratch_node(pending.chain).value},
                                                                {"name", kMarks.value}}})}}}});
     }
     nlohmann::json backup{{"job-id", pending.job.value},
-                          {"device", pending.node.value},
+                          {"device", plan.disk.node.value},
                           {"target", target_node(pending.chain).value},
                           {"sync", plan.previous_bitmap ? "bitmap" : "full"},
                           {"auto-dismiss", false},

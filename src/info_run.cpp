@@ -50,7 +50,7 @@ std::string describe(const Bitmap& bitmap) {
 
 /// What a backup of the disk would meet now.
 std::string outlook(const VmState& vm, const Disk& disk, const Node& node) {
-  if (const Job* job = foreign_job_on(vm, disk)) {
+  if (const Job* job = job_on(vm, disk)) {
     return fmt::format("no backup now: the {} job {} works on it", job->type, job->id.value);
   }
   const bool has_next = std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [](const Bitmap& bitmap) {

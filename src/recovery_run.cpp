@@ -20,7 +20,7 @@ RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pe
   facts.final_file = exists(files.level_path(pending.level));
   const VmState vm = look_at_vm(session);
   facts.job = fate_of(vm.find_job(pending.job));
-  facts.target_node = vm.find_node(target_node(pending.chain)) != nullptr;
+  facts.target_node = vm.find_node(pending.node) != nullptr;
   return facts;
 }
 

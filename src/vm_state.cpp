@@ -257,11 +257,8 @@ ByteCount allocated_bytes(const VmState& vm, const Disk& disk) {
   return std::min(sum, virtual_size);
 }
 
-const Job* foreign_job_on(const VmState& vm, const Disk& disk) {
+const Job* job_on(const VmState& vm, const Disk& disk) {
   for (const Job& job : vm.jobs) {
-    if (job.is_ours()) {
-      continue;
-    }
     const bool on_disk = std::any_of(vm.edges.begin(), vm.edges.end(), [&](const Edge& edge) {
       return edge.parent == job.id.value &&
              std::find(disk.path.begin(), disk.path.end(), NodeName{edge.child}) != disk.path.end();

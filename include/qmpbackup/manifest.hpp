@@ -41,7 +41,7 @@ struct Pending {
   ChainId chain;  ///< differs from the manifest's while a new chain replaces an old one
   Level level;
   JobId job;
-  NodeName node;  ///< the disk's node when the run began; #block names are only valid within one start of QEMU
+  NodeName node;  ///< the target: the level's qcow2 node
   BitmapName bitmap;
   std::string partial;  ///< file name
   std::string started;  ///< RFC 3339 in UTC

@@ -119,8 +119,8 @@ Disk find_disk(const VmState& vm, const std::string& name);
 /// virtual size; the virtual size where QEMU does not know.
 ByteCount allocated_bytes(const VmState& vm, const Disk& disk);
 
-/// A job of somebody else that works on the disk's nodes, if any.
-const Job* foreign_job_on(const VmState& vm, const Disk& disk);
+/// A job that works on the disk's nodes, whosever it is, if any.
+const Job* job_on(const VmState& vm, const Disk& disk);
 
 /// The nodes from the disk's node down its backing files, the disk's node first.
 std::vector<const Node*> backing_chain(const VmState& vm, const Disk& disk);
