@@ -286,7 +286,9 @@ class DiskPlanner {
     plan.manifest_was_damaged = in_.chain.manifest_state == ManifestState::kDamaged;
     plan.persistent = node_.stores_bitmaps && !node_.read_only;
     plan.direct_io = in_.target.takes_direct_io && !in_.request.buffered;
-    plan.by_path = !in_.same_host || !vm_.features.descriptors;
+    if (!in_.same_host || !vm_.features.descriptors) {
+      plan.path_for_qemu = in_.target.absolute_path + "/" + plan.pending().partial;
+    }
     plan.fdset_id = in_.fdset_id;
     plan.speed_bytes_per_second = in_.request.speed_bytes_per_second;
     if (!plan.persistent) {
@@ -370,8 +372,7 @@ QmpCommand add_descriptor(const DiskPlan& plan) {
 }
 
 QmpCommand add_file_node(const DiskPlan& plan) {
-  const std::string path =
-      plan.by_path ? plan.files.in_folder(plan.pending().partial) : fmt::format("/dev/fdset/{}", plan.fdset_id);
+  const std::string path = plan.path_for_qemu.value_or(fmt::format("/dev/fdset/{}", plan.fdset_id));
   return {"blockdev-add",
           {{"driver", "file"},
            {"node-name", target_file_node(plan.pending().chain).value},
@@ -461,7 +462,7 @@ QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap) {
 std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   std::vector<QmpCommand> commands;
   for (const DiskPlan& disk : plan.disks) {
-    if (!disk.by_path) {
+    if (!disk.path_for_qemu) {
       commands.push_back(add_descriptor(disk));
     }
     commands.insert(commands.end(), {add_file_node(disk), create_image(disk),

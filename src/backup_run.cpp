@@ -70,7 +70,7 @@ void prepare_target(Session& session, const DiskPlan& plan) {
   const Pending& pending = plan.pending();
   const std::string partial = plan.files.in_folder(pending.partial);
   const UniqueFd file = create_exclusively(partial);
-  if (!plan.by_path) {
+  if (!plan.path_for_qemu) {
     // One for each way in which QEMU opens the file (QEMU 10.0 matches O_DIRECT too), all of this very file.
     const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());
     std::vector<int> flags{O_RDWR, O_RDONLY};

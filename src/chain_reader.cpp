@@ -1,6 +1,7 @@
 #include "qmpbackup/chain_reader.hpp"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/qemu_img.hpp"
@@ -87,6 +88,7 @@ TargetFolder inspect_target(const ChainFiles& files) {
   const std::string folder = files.folder();
   TargetFolder target;
   target.exists = is_folder(folder);
+  target.absolute_path = std::filesystem::absolute(folder).string();
   target.writable = target.exists && is_writable_folder(folder);
   if (target.writable) {
     target.takes_direct_io = takes_direct_io(folder);

@@ -67,14 +67,18 @@ Disk disk_below(const VmState& vm, const NodeName& root, std::string label) {
   return disk;
 }
 
-/// "/machine/peripheral/disk0/virtio-backend" -> "disk0"; a plain id stays as it is.
+/// "/machine/peripheral/disk0/virtio-backend" -> "disk0"; a plain id stays as it is. An id may hold slashes itself.
 std::string qdev_id(const std::string& qdev) {
   static constexpr std::string_view kFront = "/machine/peripheral/";
+  static constexpr std::string_view kBack = "/virtio-backend";
   if (!qdev.starts_with(kFront)) {
     return qdev;
   }
-  const std::string id = qdev.substr(kFront.size());
-  return id.substr(0, id.find('/'));
+  std::string id = qdev.substr(kFront.size());
+  if (id.ends_with(kBack)) {
+    id.erase(id.size() - kBack.size());
+  }
+  return id;
 }
 
 std::string label_of(const Device& device) {

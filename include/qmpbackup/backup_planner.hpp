@@ -31,6 +31,7 @@ struct BackupRequest {
 
 /// The folder that the level's file goes to.
 struct TargetFolder {
+  std::string absolute_path{};  ///< for a QEMU that opens the file itself: it works in another folder
   bool exists = false;
   bool writable = false;
   bool takes_direct_io = false;
@@ -59,7 +60,7 @@ struct DiskPlan {
   std::optional<BitmapName> previous_bitmap{};
   bool persistent = true;
   bool direct_io = false;
-  bool by_path = false;  ///< no descriptors: QEMU opens the partial file itself
+  std::optional<std::string> path_for_qemu{};  ///< without descriptors QEMU opens the partial file itself
   std::int64_t fdset_id = 0;
   ByteCount expected_bytes = 0;  ///< an estimate of what is copied
   std::optional<ByteCount> speed_bytes_per_second{};
