@@ -166,9 +166,13 @@ Process::Process(EventLoop& loop, const std::vector<std::string>& argv, int inhe
 
 Process::~Process() = default;
 
+bool Process::ended() const {
+  return running_->out.ended() && running_->err.ended();
+}
+
 ProcessResult Process::wait(Deadline deadline) {
   Running& running = *running_;
-  bool in_time = running.loop.wait_until([&] { return running.out.ended() && running.err.ended(); }, deadline);
+  bool in_time = running.loop.wait_until([&] { return ended(); }, deadline);
   while (in_time && !running.child.reap()) {  // the pipes are closed: its end is a matter of moments
     in_time = std::chrono::steady_clock::now() < deadline;
     running.loop.sleep(std::chrono::milliseconds(1));

@@ -12,13 +12,19 @@ namespace qmpbackup {
 namespace {
 
 struct Typed {
-  std::string output, at, format = "qcow2";
+  std::string output, at, export_socket, format = "qcow2";
   bool overlay = false, force = false;
 };
 
 void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& reporter) {
   RestoreRequest request{.files = ChainFiles(require(in.base, "-backupFile"))};
-  request.output = require(typed.output, "--output");
+  if (typed.export_socket.empty()) {
+    request.output = require(typed.output, "--output");
+  } else if (!typed.output.empty()) {
+    throw UsageError("--output and --export both say where to", "give one of them");
+  } else {
+    request.export_socket = typed.export_socket;
+  }
   request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
   request.overlay = typed.overlay;
   request.force = typed.force;
@@ -56,6 +62,8 @@ void add_restore_command(CLI::App& app, Invocation& in) {
   add_text(restore, "--format", typed->format, "default: qcow2", "qcow2|raw", to);
   add_flag(restore, "--overlay", typed->overlay, "at once, whatever the size: a qcow2 on top of the level", to);
   add_flag(restore, "--force", typed->force, "overwrite a block device", to);
+  add_text(restore, "--export", typed->export_socket,
+           "for single files: serve the level over NBD on this socket until ctrl-c", "SOCKET", to);
   add_output_options(restore, in);
   restore.callback([&in, typed] {
     in.run = [&in, typed](EventLoop& loop, Reporter& reporter) { run(in, *typed, loop, reporter); };

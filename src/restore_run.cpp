@@ -34,6 +34,10 @@ class Restore {
   void run() {
     choose_level();
     refuse_faults();
+    if (request_.export_socket) {
+      serve();
+      return;
+    }
     output_ = std::filesystem::absolute(request_.output).string();  // begins with '/': no name is taken for a protocol
     const auto device_size = block_device_size(output_);
     if (request_.overlay) {
@@ -105,6 +109,40 @@ class Restore {
       paths.push_back(std::filesystem::absolute(request_.files.level_path(level.record.level)).string());
     }
     return paths;
+  }
+
+  void serve() {
+    const std::string socket = std::filesystem::absolute(*request_.export_socket).string();
+    if (exists(socket)) {
+      throw ChainError(fmt::format("{} exists already", socket), "give another --export path");
+    }
+    Process server(loop_,
+                   {"qemu-nbd", "--read-only", "--persistent", "--shared=0", "--socket", socket, chain_image(paths())},
+                   -1, [](std::string_view) {});
+    try {
+      while (!exists(socket)) {
+        if (server.ended()) {
+          throw Error(fmt::format("qemu-nbd does not serve {}: {}", chosen().file, server.wait(after(kLongest)).err));
+        }
+        loop_.sleep(std::chrono::milliseconds(20));
+      }
+      const std::string url = shell_quoted("nbd+unix:///?socket=" + socket);
+      reporter_.result(
+          {fmt::format("{}: level {} from {} is served read-only until ctrl-c", request_.files.base(),
+                       level_name(chosen().level), chosen().time),
+           "mount its file systems:  guestmount --ro -a " + url + " -i /mnt",
+           "as a file:               nbdfuse /mnt/disk " + url,
+           "as a block device:       qemu-nbd -r -c /dev/nbd0 " + url, "look into it:            qemu-img info " + url},
+          {{"command", "export"},
+           {"base", request_.files.base()},
+           {"level", chosen().level.number},
+           {"time", chosen().time},
+           {"socket", socket}});
+      const ProcessResult result = server.wait(after(kLongest));
+      throw Error(fmt::format("qemu-nbd ended by itself: {}", result.err.empty() ? "no reason given" : result.err));
+    } catch (const Interrupted&) {
+      remove_durably(socket);
+    }
   }
 
   void make_overlay() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing: install_packages.sh SET...
 #   build  compiles qmpbackup        run   what it works on: QEMU and qemu-img
-#   test   what the tests need more  demo  what tests/demo.sh needs more
+#   test   what the tests need more  demo, bench  what tests/demo.sh, tests/bench need more
 # Where nothing is missing, nothing is run: no network, no root needed.
 set -euo pipefail
 
@@ -12,6 +12,7 @@ packages_of() {
     # libgmock-dev: Debian's CMake files for GoogleTest name its libraries too.
     test) echo libgtest-dev libgmock-dev clang-format nbdkit e2fsprogs util-linux ;;
     demo) echo e2fsprogs util-linux socat ;;
+    bench) echo bc socat time ;;
     *)
       echo "install_packages.sh: no package set is called '$1'" >&2
       return 2

@@ -29,6 +29,9 @@ class Process {
   Process& operator=(const Process&) = delete;
   ~Process();
 
+  /// Whether it has closed its output, as it does when it ends.
+  [[nodiscard]] bool ended() const;
+
   /// Waits for its end. Throws Error when it is not done at the deadline, Interrupted, and what `on_output` throws.
   ProcessResult wait(Deadline deadline);
 

@@ -13,7 +13,9 @@ struct RestoreRequest {
   ChainFiles files;
   std::optional<Level> level{};     ///< nothing: the newest, or that of `at`
   std::optional<std::string> at{};  ///< RFC 3339 in UTC: the newest level not after it
-  std::string output{};
+  std::string output{};             ///< a new file or a block device; of no use for an export
+  std::optional<std::string>
+      export_socket{};           ///< serve the level over NBD on this new UNIX socket instead of copying it
   std::string format = "qcow2";  ///< or "raw"
   bool overlay = false;          ///< a new qcow2 on top of the level instead of a copy
   bool force = false;            ///< `output` may be a block device, and is overwritten
@@ -23,6 +25,7 @@ struct RestoreRequest {
 /// device. The chain is looked at first, and the SHA-256 of every file is compared while qemu-img copies: a damaged
 /// chain gives no output, and the error names the newest level that is good. Never writes into the chain. Throws
 /// ChainError, FileError, Interrupted.
+/// An export runs until a signal comes, which is its normal end.
 void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request);
 
 }  // namespace qmpbackup
