@@ -2,7 +2,7 @@
 # A part includes parts of its own layer and of lower ones only; tests/layering.cmake checks it.
 set(QMPBACKUP_LAYERS values pure effects execution cli)
 
-set(QMPBACKUP_LAYER_values sizes ids errors sha256)
+set(QMPBACKUP_LAYER_values sizes ids errors sha256 json_text)
 set(QMPBACKUP_LAYER_pure
     chain_files manifest qcow2_header chain_on_disk qmp_message vm_state bitmap_marks backup_planner recovery image_map
     progress table chain_view arguments)

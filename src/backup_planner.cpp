@@ -99,20 +99,20 @@ class DiskPlanner {
       return {};
     }
     if (in_.request.adopt && in_.chain.manifest_state == ManifestState::kAbsent && in_.chain.has_backups()) {
-      adopted_ = adopt_chain(in_.chain, in_.request.files, in_.fresh_id, vm_.identity, disk_.label);
+      try_to_adopt();
     }
     if (wanted) {
       refuse_wrong_level(*wanted);
       if (const std::string reason = why_no_incremental(); !reason.empty()) {
-        throw NewFullNeeded(about(reason), in_.chain.manifest_state == ManifestState::kAbsent && can_adopt()
-                                               ? fmt::format("take that chain over: {} -inc {} --adopt",
-                                                             in_.request.command, wanted->number)
-                                               : new_full_hint());
+        throw NewFullNeeded(about(reason), can_adopt() ? fmt::format("take that chain over: {} -inc {} --adopt",
+                                                                     in_.request.command, wanted->number)
+                                                       : new_full_hint());
       }
       level_ = *wanted;
       return {};
     }
     if (!in_.chain.has_backups()) {
+      refuse_full_over_backups();
       level_ = kFullLevel;
       return {};
     }
@@ -125,8 +125,17 @@ class DiskPlanner {
     return adopted_ ? adopted_->levels : in_.chain.levels();
   }
 
+  void try_to_adopt() {
+    try {
+      adopted_ = adopt_chain(in_.chain, in_.request.files, in_.fresh_id, vm_.identity, disk_.label);
+    } catch (const ChainError& error) {
+      why_not_adopted_ = fmt::format("the chain cannot be adopted: {}", error.what());
+    }
+  }
+
   [[nodiscard]] bool can_adopt() const {
-    return in_.chain.file_of(kFullLevel) != nullptr && !in_.chain.full_is_empty_image &&
+    return in_.chain.manifest_state == ManifestState::kAbsent && why_not_adopted_.empty() &&
+           in_.chain.file_of(kFullLevel) != nullptr && !in_.chain.full_is_empty_image &&
            node_.find_bitmap(kForeignBitmap) != nullptr;
   }
 
@@ -177,6 +186,9 @@ class DiskPlanner {
     const ChainFiles& files = in_.request.files;
     if (in_.chain.manifest_state == ManifestState::kDamaged) {
       return fmt::format("the manifest {} is damaged: {}", files.manifest_path(), in_.chain.manifest_problem);
+    }
+    if (!why_not_adopted_.empty()) {
+      return why_not_adopted_;
     }
     if (levels().empty()) {
       return in_.chain.has_backups() ? fmt::format("the manifest {} is missing", files.manifest_path())
@@ -315,7 +327,6 @@ class DiskPlanner {
     if (replaces) {
       plan.intent.pending->archive = compact_time(time_of_full(in_.chain, in_.now));
     }
-    plan.replaces_empty_image = in_.chain.full_is_empty_image && !replaces;
     plan.expected_bytes = allocated_bytes(vm_, disk_);
     refuse_without_space(plan.expected_bytes);
     if (!reason.empty()) {
@@ -344,6 +355,7 @@ class DiskPlanner {
   const Node& node_;
   Level level_;
   std::optional<Manifest> adopted_;
+  std::string why_not_adopted_;
 };
 
 }  // namespace

@@ -231,20 +231,26 @@ class BackupRun {
         results_.push_back(to_json(device, plan.files, record, elapsed(), reason));
         clean_up_after_commit(session_, plan.intent);
       }
-    } catch (const Error&) {
+    } catch (const std::exception&) {
       reporter_.end_progress();
       undo(plans);
       throw;
     }
   }
 
-  /// Steps 3 to 5.
+  /// Step 3.
+  void write_intent(const DiskPlan& plan) {
+    if (plan.manifest_was_damaged) {
+      rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
+    }
+    write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
+    ++begun_;
+  }
+
+  /// Steps 3 to 5 of all disks.
   void copy(std::vector<DiskPlan>& plans) {
-    for (DiskPlan& plan : plans) {
-      if (plan.manifest_was_damaged) {
-        rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
-      }
-      write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
+    for (const DiskPlan& plan : plans) {
+      write_intent(plan);
     }
     for (const DiskPlan& plan : plans) {
       prepare_target(session_, plan);
@@ -265,6 +271,7 @@ class BackupRun {
   }
 
   void undo(std::vector<DiskPlan>& plans) {
+    plans.erase(plans.begin() + begun_, plans.end());  // of the others nothing was written
     for (DiskPlan& plan : plans) {
       if (!plan.intent.pending || plan.intent.pending->verified) {
         continue;  // committed, or complete: the next run repeats the commit
@@ -280,7 +287,7 @@ class BackupRun {
 
   void undo_with_any_connection(DiskPlan& plan) {
     try {
-      undo_level(&session_, plan.files, plan.intent);
+      undo_level(session_, plan.files, plan.intent);
       return;
     } catch (const ConnectError&) {
       // Perhaps only the connection is gone, perhaps QEMU is.
@@ -289,9 +296,10 @@ class BackupRun {
     try {
       QmpClient client = connect(loop_, reporter_, options_.connection);
       Session session{loop_, reporter_, client, session_.features, session_.stall_timeout, session_.checksums};
-      undo_level(&session, plan.files, plan.intent);
+      undo_level(session, plan.files, plan.intent);
     } catch (const NobodyListens&) {
-      undo_level(nullptr, plan.files, plan.intent);  // QEMU is gone, and with it all that it had of this run
+      // QEMU is gone, most likely. The intent stays, for the case that only its socket is: the next run looks.
+      remove_durably(plan.files.in_folder(plan.pending().partial));
     }
   }
 
@@ -311,6 +319,7 @@ class BackupRun {
   QmpClient client_;
   Session session_;
   VmState vm_;
+  std::ptrdiff_t begun_ = 0;  ///< so many disks' intents are on disk
   std::vector<std::string> lines_;
   nlohmann::json results_ = nlohmann::json::array();
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

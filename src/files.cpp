@@ -98,11 +98,11 @@ void write_durably(const std::string& path, std::string_view content) {
     if (::fsync(fd.get()) != 0) {
       fail("sync", temporary);
     }
+    rename_durably(temporary, path);
   } catch (const FileError&) {
     ::unlink(temporary.c_str());
     throw;
   }
-  rename_durably(temporary, path);
 }
 
 void rename_durably(const std::string& from, const std::string& to) {

@@ -137,7 +137,6 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   manifest.levels.push_back(*pending.verified);
   manifest.pending.reset();
   write_durably(files.manifest_path(), format_manifest(manifest));  // the commit point
-  write_checksums(files, manifest);
 }
 
 /// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
@@ -164,6 +163,11 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   }
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
   commit(files, manifest);
+  try {
+    write_checksums(files, manifest);
+  } catch (const FileError& error) {
+    session.reporter.warning(fmt::format("the level is committed, but not its line for sha256sum: {}", error.what()));
+  }
   return manifest.levels.back();
 }
 
@@ -181,30 +185,22 @@ void clean_up_after_commit(Session& session, const Manifest& manifest) {
   }
 }
 
-std::vector<std::string> undo_level(Session* session, const ChainFiles& files, Manifest& manifest) {
+void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
+  const EventLoop::Shield shield(session.loop);
   const Pending pending = *manifest.pending;
-  std::vector<std::string> removed;
-  if (session != nullptr) {
-    const EventLoop::Shield shield(session->loop);
-    removed = remove_leftovers(*session, {pending.chain}, bitmap_to_keep(manifest));
-    if (pending.was_running && query_status(session->client) == "io-error") {
-      session->client.execute({"cont"});
-      removed.push_back("the guest's stop on an I/O error");
-    }
+  remove_leftovers(session, {pending.chain}, bitmap_to_keep(manifest));
+  if (pending.was_running && query_status(session.client) == "io-error") {
+    session.client.execute({"cont"});
   }
-  if (exists(files.in_folder(pending.partial))) {
-    remove_durably(files.in_folder(pending.partial));
-    removed.push_back("file " + pending.partial);
-  }
+  remove_durably(files.in_folder(pending.partial));
   manifest.pending.reset();
-  if (exists(files.damaged_manifest_path())) {
-    rename_durably(files.damaged_manifest_path(), files.manifest_path());
-  } else if (manifest.levels.empty() || pending.adopts) {
-    remove_durably(files.manifest_path());
-  } else {
+  if (!manifest.levels.empty() && !pending.adopts) {
     write_durably(files.manifest_path(), format_manifest(manifest));
+  } else if (exists(files.damaged_manifest_path())) {
+    rename_durably(files.damaged_manifest_path(), files.manifest_path());
+  } else {
+    remove_durably(files.manifest_path());
   }
-  return removed;
 }
 
 std::vector<ChainId> chains_of(const Manifest& manifest) {

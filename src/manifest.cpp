@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "qmpbackup/json_text.hpp"
 #include "qmpbackup/sha256.hpp"
 
 namespace qmpbackup {
@@ -77,7 +78,10 @@ class Fields {
 
   Level level(const char* key) {
     const json value = take(key);
-    if (!value.is_number_integer() || value < -1 || value > 1'000'000) {
+    constexpr int kMost = 1'000'000;
+    const bool full = value.is_number_integer() && value.get<std::int64_t>() == -1 && !value.is_number_unsigned();
+    const bool incremental = value.is_number_unsigned() && value.get<std::uint64_t>() <= kMost;
+    if (!full && !incremental) {
       throw ManifestDamaged(fmt::format("'{}' of {} is not a level", key, where_));
     }
     return {value.get<int>()};
@@ -228,16 +232,16 @@ json to_json(const LevelRecord& record) {
 }
 
 Manifest parse_manifest(std::string_view text) {
-  json document = json::parse(text, nullptr, false);
+  json document = parse_json(text);
   if (document.is_discarded()) {
     throw ManifestDamaged("it is not JSON");
   }
   Fields fields(std::move(document), "the manifest");
   const json format = fields.take("format");
-  if (!format.is_number_integer() || format < 1) {
+  if (!format.is_number_unsigned() || format.get<std::uint64_t>() == 0) {
     throw ManifestDamaged("'format' is not a version");
   }
-  if (format > kFormat) {
+  if (format.get<std::uint64_t>() > kFormat) {
     throw ManifestTooNew(fmt::format("it has format {}, this program knows format {}", format.dump(), kFormat),
                          "use the newer qmpbackup that wrote it");
   }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "qmpbackup/json_text.hpp"
+
 namespace qmpbackup {
 namespace {
 
@@ -32,7 +34,7 @@ json to_json(const QmpCommand& command) {
 }
 
 QmpMessage parse_qmp_message(std::string_view line) {
-  const json message = json::parse(line, nullptr, false);
+  const json message = parse_json(line);
   if (!message.is_object()) {
     throw QmpSyntaxError(fmt::format("QEMU sent something that is not QMP: '{}'", line.substr(0, 60)),
                          "check that -socket names a QMP monitor, not a human monitor or a serial port");

@@ -37,7 +37,7 @@ LevelRecord finish(Session& session, const ChainFiles& files, Manifest& manifest
 void undo(Session& session, const ChainFiles& files, Manifest& manifest) {
   const std::string level = level_name(manifest.pending->level);
   const std::string device = manifest.pending->device;
-  undo_level(&session, files, manifest);
+  undo_level(session, files, manifest);
   session.reporter.note(
       fmt::format("{}: an earlier run ended before level {} was complete: it was taken back", device, level));
 }
@@ -80,11 +80,29 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
   }
 }
 
+/// Partial files under this chain's names that no manifest entry names.
+void remove_partials(Session& session, const ChainFiles& files, const std::vector<Level>& partials) {
+  for (const Level level : partials) {
+    if (exists(files.partial_path(level))) {
+      remove_durably(files.partial_path(level));
+      session.reporter.note(fmt::format("removed {} of an earlier run", files.partial_path(level)));
+    }
+  }
+}
+
 }  // namespace
 
 std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& files) {
+  if (!exists(files.manifest_path()) && exists(files.damaged_manifest_path())) {
+    // Killed when it had put a damaged manifest aside, before its own was written.
+    rename_durably(files.damaged_manifest_path(), files.manifest_path());
+  }
   const ChainOnDisk chain = read_chain(session.loop, files);
+  if (chain.manifest_state == ManifestState::kTooNew) {
+    return std::nullopt;  // a newer program's work is not ours to judge
+  }
   if (!chain.manifest) {
+    remove_partials(session, files, chain.partials);
     return std::nullopt;
   }
   Manifest manifest = *chain.manifest;
@@ -97,13 +115,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }
-  for (const Level level : chain.partials) {
-    if (exists(files.partial_path(level))) {
-      remove_durably(files.partial_path(level));
-      session.reporter.note(
-          fmt::format("{}: removed {} of an earlier run", manifest.device, files.partial_path(level)));
-    }
-  }
+  remove_partials(session, files, chain.partials);
   return completed;
 }
 

@@ -47,7 +47,7 @@ const Edge* child_edge(const VmState& vm, const NodeName& node, std::string_view
 }
 
 Disk disk_below(const VmState& vm, const NodeName& root, std::string label) {
-  Disk disk{std::move(label), root, root, {root}};
+  Disk disk{std::move(label), root, root, {root}, false};
   for (std::size_t steps = 0; steps < vm.nodes.size(); ++steps) {  // bounded: a hostile graph may have a circle
     const Node* node = vm.find_node(disk.node);
     if (node == nullptr || !is_filter(node->driver)) {
@@ -58,8 +58,8 @@ Disk disk_below(const VmState& vm, const NodeName& root, std::string label) {
       below = child_edge(vm, disk.node, "backing");
     }
     if (below == nullptr) {
-      throw ChainError(fmt::format("{}: cannot see which node is below the filter {}", disk.label, disk.node.value),
-                       "name the node below the filter with -deviceToBackup");
+      disk.hidden_below_filter = true;
+      break;
     }
     disk.node = NodeName{below->child};
     disk.path.push_back(disk.node);
@@ -205,7 +205,9 @@ std::vector<Disk> list_disks(const VmState& vm) {
   return disks;
 }
 
-Disk find_disk(const VmState& vm, const std::string& name) {
+namespace {
+
+Disk find_any_disk(const VmState& vm, const std::string& name) {
   for (const Device& device : vm.devices) {
     const bool meant = name == device.device || name == device.qdev || name == qdev_id(device.qdev);
     if (!meant || name.empty()) {
@@ -235,6 +237,17 @@ Disk find_disk(const VmState& vm, const std::string& name) {
                      describe_devices(vm));
   }
   throw ChainError(fmt::format("no device, qdev id or node is called '{}'", name), describe_devices(vm));
+}
+
+}  // namespace
+
+Disk find_disk(const VmState& vm, const std::string& name) {
+  Disk disk = find_any_disk(vm, name);
+  if (disk.hidden_below_filter) {
+    throw ChainError(fmt::format("{}: cannot see which node is below the filter {}", disk.label, disk.node.value),
+                     "name the node below the filter with -deviceToBackup");
+  }
+  return disk;
 }
 
 std::vector<const Node*> backing_chain(const VmState& vm, const Disk& disk) {

@@ -56,7 +56,6 @@ struct DiskPlan {
   ChainFiles files;
   Manifest intent;  ///< the manifest to write before QEMU is touched; `intent.pending` is always set
   bool manifest_was_damaged = false;
-  bool replaces_empty_image = false;
   std::optional<BitmapName> previous_bitmap{};
   bool persistent = true;
   bool direct_io = false;

@@ -20,9 +20,9 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
 /// warns instead of failing.
 void clean_up_after_commit(Session& session, const Manifest& manifest);
 
-/// Takes everything of the run in `pending` back: in QEMU when there is a session, and on disk. The chain is then as it
-/// was before the run. Continues a guest that stopped on an I/O error meanwhile. Returns what was removed.
-std::vector<std::string> undo_level(Session* session, const ChainFiles& files, Manifest& manifest);
+/// Takes everything of the run in `pending` back, in QEMU and on disk; the chain is then as it was before the run.
+/// Continues a guest that stopped on an I/O error meanwhile. Signals wait for its end.
+void undo_level(Session& session, const ChainFiles& files, Manifest& manifest);
 
 /// The chains whose things in QEMU this manifest answers for.
 std::vector<ChainId> chains_of(const Manifest& manifest);

@@ -104,8 +104,9 @@ std::vector<Edge> parse_block_graph(const nlohmann::json& graph);
 struct Disk {
   std::string label;  ///< what to call it: device name, else qdev id, else node name
   NodeName root;
-  NodeName node;               ///< below all filters: its bitmaps stay when a filter comes or goes
-  std::vector<NodeName> path;  ///< from root to node, both included
+  NodeName node;                     ///< below all filters: its bitmaps stay when a filter comes or goes
+  std::vector<NodeName> path;        ///< from root to node, both included
+  bool hidden_below_filter = false;  ///< QEMU does not say what is below the filter `node`
 };
 
 /// All disks of the guest's devices, in QEMU's order.
