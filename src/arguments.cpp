@@ -54,6 +54,8 @@ std::vector<std::string> rewrite_arguments(const std::vector<std::string>& argum
     } else if (is_in(kBool, name)) {
       const std::string value = equals == std::string::npos ? "true" : argument.substr(equals + 1);
       rewritten.push_back(fmt::format("--{}={}", name, parse_bool(name, value)));
+    } else if (argument == "-help") {
+      rewritten.emplace_back("--help");
     } else if (dashes == 1 && argument.size() > 2) {
       // CLI11 would take it apart into single letters.
       throw UsageError(fmt::format("unknown option '{}'", argument));

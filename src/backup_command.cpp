@@ -21,7 +21,7 @@ struct Typed {
 std::optional<ByteCount> check_cluster_size(const std::string& text) {
   const auto size = check_size(text, "--cluster-size");
   if (size && (*size < 512 || *size > 2 * kMiB || (*size & (*size - 1)) != 0)) {  // QEMU's limits for qcow2
-    throw UsageError(fmt::format("--cluster-size takes a power of two from 512 to 2M, not '{}'", text), kSeeHelp);
+    throw UsageError(fmt::format("--cluster-size takes a power of two from 512 to 2M, not '{}'", text));
   }
   return size;
 }

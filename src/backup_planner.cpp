@@ -117,12 +117,17 @@ class DiskPlanner {
       return {};
     }
     std::string reason = why_no_incremental();
-    level_ = reason.empty() ? levels().back().level.next() : kFullLevel;
+    level_ = reason.empty() ? next_level() : kFullLevel;
     return reason;
   }
 
   [[nodiscard]] const std::vector<LevelRecord>& levels() const {
     return adopted_ ? adopted_->levels : in_.chain.levels();
+  }
+
+  /// Only with levels.
+  [[nodiscard]] Level next_level() const {
+    return adopted_ ? adopted_->next_level() : in_.chain.manifest->next_level();
   }
 
   void try_to_adopt() {
@@ -169,7 +174,7 @@ class DiskPlanner {
     if (levels().empty()) {
       return;  // why_no_incremental says it
     }
-    const Level next = levels().back().level.next();
+    const Level next = next_level();
     if (wanted < next) {
       refuse(fmt::format("level {} exists already, and nothing is overwritten", level_name(wanted)),
              fmt::format("the next one: {} -inc {}", in_.request.command, next.number));
@@ -200,7 +205,7 @@ class DiskPlanner {
       }
     }
     const LevelRecord& last = levels().back();
-    if (const LevelFile* beyond = in_.chain.file_of(last.level.next())) {
+    if (const LevelFile* beyond = in_.chain.file_of(next_level())) {
       return fmt::format("{} is in the way: the manifest does not know it", files.level_path(beyond->level));
     }
     if (std::string reason = why_bitmap_is_unusable(last); !reason.empty()) {
@@ -402,7 +407,7 @@ QmpCommand create_image(const DiskPlan& plan) {
     options["compression-type"] = "zstd";
   }
   if (!pending.level.is_full()) {
-    options["backing-file"] = plan.files.backing_link(pending.level);
+    options["backing-file"] = plan.files.backing_link(plan.intent.last()->level);
     options["backing-fmt"] = "qcow2";
   }
   return {"blockdev-create",

@@ -83,8 +83,8 @@ ChainFiles ChainFiles::archived(std::string_view compact_time) const {
   return ChainFiles(fmt::format("{}.{}/{}", base_, compact_time, name()));
 }
 
-std::string ChainFiles::backing_link(Level level) const {
-  const std::string file = level_file(level.previous());
+std::string ChainFiles::backing_link(Level below) const {
+  const std::string file = level_file(below);
   return file.find(':') == std::string::npos ? file : "./" + file;
 }
 

@@ -22,8 +22,8 @@ bool ChainOnDisk::has_backups() const {
   return !levels().empty() || manifest_state == ManifestState::kDamaged || (!files.empty() && !only_an_empty_image);
 }
 
-std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainFiles& files,
-                                          const LevelRecord& record) {
+std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainFiles& files, const LevelRecord& record,
+                                          std::optional<Level> below) {
   const std::string expected_file = files.level_file(record.level);
   if (record.file != expected_file) {
     return fmt::format("the manifest calls level {} {}, not {}", level_name(record.level), record.file, expected_file);
@@ -46,7 +46,7 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
   if (file->file_size != record.file_size) {
     return fmt::format("{} has {} bytes, the manifest says {}", record.file, file->file_size, record.file_size);
   }
-  const std::string backing = record.level.is_full() ? "" : files.level_file(record.level.previous());
+  const std::string backing = below ? files.level_file(*below) : "";
   if (header.backing_name() != backing) {
     return fmt::format("{} has the backing file '{}' instead of '{}'", record.file, header.backing_file, backing);
   }
@@ -55,7 +55,7 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
 
 std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainFiles& files) {
   for (const LevelRecord& record : chain.levels()) {
-    if (auto fault = fault_of_level(chain, files, record)) {
+    if (auto fault = fault_of_level(chain, files, record, level_below(chain.levels(), record.level))) {
       return fault;
     }
   }
@@ -80,10 +80,10 @@ Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const Ch
     record.bitmap = kForeignBitmap;
     record.qemu = "unknown";
     manifest.levels.push_back(std::move(record));
-    if (auto fault = fault_of_level(chain, files, manifest.levels.back())) {
+    if (auto fault = fault_of_level(chain, files, manifest.levels.back(), level_below(manifest.levels, file.level))) {
       throw ChainError(*fault);
     }
-    expected = expected.next();
+    expected = manifest.next_level();
   }
   if (manifest.levels.empty()) {
     throw ChainError(fmt::format("there is no {} to adopt", files.level_path(kFullLevel)));

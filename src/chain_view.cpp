@@ -1,7 +1,5 @@
 #include "qmpbackup/chain_view.hpp"
 
-#include <fmt/format.h>
-
 namespace qmpbackup {
 namespace {
 
@@ -20,24 +18,30 @@ LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files) {
 
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<LevelView> views;
-  if (chain.manifest && !chain.manifest->levels.empty()) {
-    for (const LevelRecord& record : chain.manifest->levels) {
-      views.push_back({record, true, fault_of_level(chain, files, record)});
+  std::optional<Level> below;
+  const auto add = [&](const LevelRecord& record, bool from_manifest) {
+    views.push_back({record, from_manifest, fault_of_level(chain, files, record, below)});
+    below = record.level;
+  };
+  if (!chain.levels().empty()) {
+    for (const LevelRecord& record : chain.levels()) {
+      add(record, true);
     }
-    return views;
-  }
-  if (chain.full_is_empty_image) {
-    return views;
-  }
-  Level expected = kFullLevel;
-  for (const LevelFile& file : chain.files) {
-    LevelView view{record_from_file(file, files), false, std::nullopt};
-    view.fault = file.level == expected ? fault_of_level(chain, files, view.record)
-                                        : std::optional(fmt::format("{} is gone", files.level_file(expected)));
-    expected = file.level.next();
-    views.push_back(std::move(view));
+  } else if (!chain.full_is_empty_image) {
+    for (const LevelFile& file : chain.files) {
+      add(record_from_file(file, files), false);
+    }
   }
   return views;
+}
+
+std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level level) {
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    if (levels[i].record.level == level) {
+      return i;
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<Level> newest_good(const std::vector<LevelView>& levels) {

@@ -3,9 +3,22 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <chrono>
 #include <random>
 
 namespace qmpbackup {
+
+namespace {
+
+/// strptime takes 30 February.
+bool is_a_day(const std::tm& parts) {
+  const std::chrono::year_month_day day{std::chrono::year(parts.tm_year + 1900),
+                                        std::chrono::month(static_cast<unsigned>(parts.tm_mon + 1)),
+                                        std::chrono::day(static_cast<unsigned>(parts.tm_mday))};
+  return day.ok();
+}
+
+}  // namespace
 
 std::string format_utc(std::time_t time) {
   std::tm parts{};
@@ -34,7 +47,7 @@ std::optional<std::string> parse_time(const std::string& text) {
     parts = {};
     parts.tm_isdst = -1;
     const char* end = ::strptime(text.c_str(), format, &parts);
-    return end != nullptr && *end == '\0';
+    return end != nullptr && *end == '\0' && is_a_day(parts);
   };
   std::tm parts{};
   for (const char* utc : {"%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M:%SZ"}) {

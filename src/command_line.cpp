@@ -52,12 +52,12 @@ void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   try {
     app.parse(reversed);
   } catch (const CLI::ExtrasError&) {
-    throw UsageError(fmt::format("unknown argument '{}'", app.remaining(true).front()), kSeeHelp);
+    throw UsageError(fmt::format("unknown argument '{}'", app.remaining(true).front()));
   } catch (const CLI::ArgumentMismatch& error) {
     const std::string what = error.what();
-    throw UsageError(fmt::format("{} needs a value", what.substr(0, what.find(':'))), kSeeHelp);
+    throw UsageError(fmt::format("{} needs a value", what.substr(0, what.find(':'))));
   } catch (const CLI::ParseError& error) {
-    throw UsageError(error.what(), kSeeHelp);
+    throw UsageError(error.what());
   }
 }
 
@@ -118,7 +118,8 @@ int run_command_line(int argc, const char* const* argv) {
     add_backup_command(app, invocation);
     add_flag(app, "--version", version, "print the version", kOutput);
     add_output_options(app, invocation);
-    for (const auto add : {add_list_command, add_verify_command, add_restore_command, add_info_command}) {
+    for (const auto add :
+         {add_list_command, add_verify_command, add_restore_command, add_merge_command, add_info_command}) {
       add(app, invocation);
     }
     for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {

@@ -5,6 +5,7 @@
 #include "qmpbackup/backup_planner.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {
@@ -99,24 +100,6 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
   }
 }
 
-/// BASE.sha256, for `sha256sum -c` in the chain's folder.
-void write_checksums(const ChainFiles& files, const Manifest& manifest) {
-  std::string text;
-  for (const LevelRecord& record : manifest.levels) {
-    if (record.sha256) {
-      const bool escaped = record.file.find_first_of("\\\n") != std::string::npos;  // as sha256sum does
-      std::string name;
-      for (const char c : record.file) {
-        name += c == '\\' ? "\\\\" : c == '\n' ? "\\n" : std::string(1, c);
-      }
-      text += fmt::format("{}{}  {}\n", escaped ? "\\" : "", *record.sha256, name);
-    }
-  }
-  if (!text.empty()) {
-    write_durably(files.checksums_path(), text);
-  }
-}
-
 /// Step 8. Touches files alone. Repeated after a kill at any point, it ends in the same state.
 void commit(const ChainFiles& files, Manifest& manifest) {
   const Pending pending = *manifest.pending;
@@ -133,6 +116,7 @@ void commit(const ChainFiles& files, Manifest& manifest) {
     manifest.device = pending.device;
     manifest.vm = pending.vm;
     manifest.levels.clear();
+    manifest.merged.reset();
   }
   manifest.levels.push_back(*pending.verified);
   manifest.pending.reset();

@@ -10,6 +10,7 @@
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/table.hpp"
 
 namespace qmpbackup {
@@ -25,6 +26,7 @@ struct Listing {
 };
 
 Listing look(EventLoop& loop, const ChainFiles& files) {
+  finish_merge_if_pending(files);
   Listing listing{files, read_chain(loop, files), {}, {}};
   listing.levels = view_chain(listing.chain, files);
   for (const std::string& name : list_folder(files.folder())) {
@@ -96,12 +98,15 @@ json to_json(const Listing& listing) {
     const Pending& run = *listing.chain.manifest->pending;
     pending = {{"level", run.level.number}, {"started", run.started}, {"partial", run.partial}};
   }
-  return {{"chain", listing.chain.manifest ? json(listing.chain.manifest->chain.text()) : json(nullptr)},
-          {"base", listing.files.base()},
-          {"manifest", state_of_manifest(listing)},
-          {"levels", std::move(levels)},
-          {"pending", std::move(pending)},
-          {"archived", listing.archives}};
+  return {
+      {"chain", listing.chain.manifest ? json(listing.chain.manifest->chain.text()) : json(nullptr)},
+      {"base", listing.files.base()},
+      {"manifest", state_of_manifest(listing)},
+      {"levels", std::move(levels)},
+      {"merged", listing.chain.manifest && listing.chain.manifest->merged ? json(listing.chain.manifest->merged->number)
+                                                                          : json(nullptr)},
+      {"pending", std::move(pending)},
+      {"archived", listing.archives}};
 }
 
 std::vector<std::string> table_of(const Listing& listing) {

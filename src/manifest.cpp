@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "qmpbackup/json_text.hpp"
 #include "qmpbackup/sha256.hpp"
 
@@ -212,8 +214,14 @@ json known_fields(const Manifest& manifest) {
   for (const LevelRecord& record : manifest.levels) {
     document["levels"].push_back(known_fields(record));
   }
+  if (manifest.merged) {
+    document["merged"] = manifest.merged->number;
+  }
   if (manifest.pending) {
     document["pending"] = known_fields(*manifest.pending);
+  }
+  if (manifest.pending_merge) {
+    document["pending_merge"] = {{"through", manifest.pending_merge->through.number}};
   }
   return document;
 }
@@ -229,6 +237,24 @@ json to_json(const LevelRecord& record) {
   json object = record.other;
   object.update(known_fields(record));
   return object;
+}
+
+Level Manifest::next_level() const {
+  if (levels.empty()) {
+    return kFullLevel;
+  }
+  return std::max(levels.back().level, merged.value_or(kFullLevel)).next();
+}
+
+std::optional<Level> level_below(const std::vector<LevelRecord>& levels, Level level) {
+  std::optional<Level> below;
+  for (const LevelRecord& record : levels) {
+    if (record.level == level) {
+      return below;
+    }
+    below = record.level;
+  }
+  return std::nullopt;
 }
 
 Manifest parse_manifest(std::string_view text) {
@@ -259,13 +285,20 @@ Manifest parse_manifest(std::string_view text) {
   if (!levels.is_array()) {
     throw ManifestDamaged("'levels' is not an array");
   }
+  if (fields.has("merged")) {
+    manifest.merged = fields.level("merged");
+  }
   Level expected = kFullLevel;
   for (json& level : levels) {
     manifest.levels.push_back(parse_record(std::move(level)));
     if (manifest.levels.back().level != expected) {
-      throw ManifestDamaged(fmt::format("level {} is missing in 'levels'", expected.number));
+      throw ManifestDamaged(fmt::format("level {} is missing in 'levels'", level_name(expected)));
     }
-    expected = expected.next();
+    expected = manifest.next_level();
+  }
+  if (auto merge = fields.take_if_present("pending_merge")) {
+    Fields merge_fields(std::move(*merge), "'pending_merge'");
+    manifest.pending_merge = PendingMerge{merge_fields.level("through")};
   }
   if (auto pending = fields.take_if_present("pending")) {
     manifest.pending = parse_pending(std::move(*pending));

@@ -54,7 +54,7 @@ void add_output_options(CLI::App& app, Invocation& in) {
 
 std::string require(const std::string& value, std::string_view flag) {
   if (value.empty()) {
-    throw UsageError(fmt::format("{} is missing", flag), kSeeHelp);
+    throw UsageError(fmt::format("{} is missing", flag));
   }
   return value;
 }
@@ -62,7 +62,7 @@ std::string require(const std::string& value, std::string_view flag) {
 std::string check_choice(const std::string& value, std::initializer_list<std::string_view> choices,
                          std::string_view flag) {
   if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
-    throw UsageError(fmt::format("{} takes {}, not '{}'", flag, fmt::join(choices, ", "), value), kSeeHelp);
+    throw UsageError(fmt::format("{} takes {}, not '{}'", flag, fmt::join(choices, ", "), value));
   }
   return value;
 }
@@ -71,7 +71,7 @@ std::chrono::seconds check_seconds(const std::string& text, std::string_view fla
   constexpr int kMost = 7 * 24 * 3600;
   const auto seconds = parse_number(text, 1, kMost);
   if (!seconds) {
-    throw UsageError(fmt::format("{} takes a number of seconds from 1 to {}, not '{}'", flag, kMost, text), kSeeHelp);
+    throw UsageError(fmt::format("{} takes a number of seconds from 1 to {}, not '{}'", flag, kMost, text));
   }
   return std::chrono::seconds(*seconds);
 }
@@ -82,8 +82,7 @@ std::optional<ByteCount> check_size(const std::string& text, std::string_view fl
   }
   const auto size = parse_size(text);
   if (!size || *size == 0 || *size > ByteCount{1} << 62) {  // QMP's numbers are signed
-    throw UsageError(fmt::format("{} takes a number of bytes such as 65536, 64K, 1M or 2G, not '{}'", flag, text),
-                     kSeeHelp);
+    throw UsageError(fmt::format("{} takes a number of bytes such as 65536, 64K, 1M or 2G, not '{}'", flag, text));
   }
   return size;
 }
@@ -94,7 +93,7 @@ std::optional<Level> check_level(const std::string& text) {
   }
   const auto number = parse_number(text, -1, 1'000'000);
   if (!number) {
-    throw UsageError(fmt::format("-inc takes -1 for a full, a level from 0 on, or auto, not '{}'", text), kSeeHelp);
+    throw UsageError(fmt::format("-inc takes -1 for a full, a level from 0 on, or auto, not '{}'", text));
   }
   return Level{*number};
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
@@ -40,6 +41,15 @@ void throw_if_failed(const ProcessResult& result, std::string_view command, cons
 }
 
 }  // namespace
+
+std::optional<double> convert_progress(std::string_view piece) {
+  const auto open = piece.rfind('(');
+  const auto slash = open == std::string_view::npos ? open : piece.find('/', open);
+  if (slash == std::string_view::npos) {
+    return std::nullopt;
+  }
+  return std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr) / 100;
+}
 
 std::string chain_image(const std::vector<std::string>& paths) {
   nlohmann::json image = nullptr;

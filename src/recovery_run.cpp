@@ -7,6 +7,7 @@
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/recovery.hpp"
 
 namespace qmpbackup {
@@ -106,6 +107,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
     return std::nullopt;
   }
   Manifest manifest = *chain.manifest;
+  finish_merge(files, manifest);
   std::optional<LevelRecord> completed;
   if (manifest.pending) {
     completed = resolve_pending(session, files, manifest);

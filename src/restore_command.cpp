@@ -38,8 +38,7 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
     request.at = parse_time(typed.at);
     if (!request.at) {
       throw UsageError(
-          fmt::format("--at takes a time such as \"2026-11-20 03:00\" or 2026-11-20T02:00:00Z, not '{}'", typed.at),
-          kSeeHelp);
+          fmt::format("--at takes a time such as \"2026-11-20 03:00\" or 2026-11-20T02:00:00Z, not '{}'", typed.at));
     }
   }
   if (request.overlay && request.format != "qcow2") {

@@ -11,6 +11,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -18,10 +19,6 @@ namespace qmpbackup {
 namespace {
 
 constexpr std::chrono::hours kLongest{7 * 24};
-
-std::string names_of(const std::vector<LevelView>& levels) {
-  return levels.size() == 1 ? "full" : fmt::format("full to {}", level_name(levels.back().record.level));
-}
 
 class Restore {
  public:
@@ -71,13 +68,12 @@ class Restore {
       }
       level = *found;
     }
-    const auto count = static_cast<std::size_t>(level.number + 2);
-    if (count > levels_.size()) {
-      throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)),
-                       "there are " + names_of(levels_));
+    const auto index = index_of(levels_, level);
+    if (!index) {
+      throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)), "see qmpbackup list");
     }
     all_levels_ = levels_;
-    levels_.resize(count);
+    levels_.resize(*index + 1);
   }
 
   void refuse_faults() const {
@@ -210,7 +206,7 @@ class Restore {
           sha256_of_file(request_.files.level_path(record.level), [this](ByteCount) { loop_.poll(); });
       if (actual != *record.sha256) {
         refuse_damage(fmt::format("{} is not what was committed: its SHA-256 differs", record.file),
-                      i == 0 ? std::nullopt : std::optional(record.level.previous()));
+                      i == 0 ? std::nullopt : std::optional(levels_[i - 1].record.level));
       }
     }
     const ProcessResult result = convert.wait(after(kLongest));
@@ -221,17 +217,12 @@ class Restore {
     }
   }
 
-  /// qemu-img prints "    (12.34/100%)" over and over.
   void show_progress(std::string_view piece) {
-    const auto open = piece.rfind('(');
-    const auto slash = open == std::string_view::npos ? open : piece.find('/', open);
-    if (slash == std::string_view::npos) {
-      return;
+    if (const auto share = convert_progress(piece)) {
+      const auto done = static_cast<ByteCount>(*share * static_cast<double>(chosen().virtual_size));
+      progress_.update(done, chosen().virtual_size, std::chrono::steady_clock::now());
+      reporter_.progress(progress_);
     }
-    const double percent = std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr);
-    const auto done = static_cast<ByteCount>(percent / 100 * static_cast<double>(chosen().virtual_size));
-    progress_.update(done, chosen().virtual_size, std::chrono::steady_clock::now());
-    reporter_.progress(progress_);
   }
 
   void report() {
@@ -271,6 +262,7 @@ class Restore {
 }  // namespace
 
 void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request) {
+  finish_merge_if_pending(request.files);
   Restore(loop, reporter, request).run();
 }
 

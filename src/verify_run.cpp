@@ -6,6 +6,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -118,10 +119,6 @@ class Verifier {
         throw Error(fmt::format("{} is not complete: it holds {} of {} bytes", level.record.file, map.present(),
                                 level.record.bytes_copied));
       }
-      if (level.record.level.is_full() && map.present() != map.end()) {
-        throw Error(
-            fmt::format("{} is a full, but holds only {} of {} bytes", level.record.file, map.present(), map.end()));
-      }
       proved.emplace_back("completeness");
     });
   }
@@ -133,8 +130,8 @@ class Verifier {
       return;
     }
     std::vector<std::string> paths;
-    for (Level level = kFullLevel; level <= *newest; level = level.next()) {
-      paths.push_back(files_.level_path(level));
+    for (std::size_t i = 0; i <= *index_of(levels_, *newest); ++i) {
+      paths.push_back(files_.level_path(levels_[i].record.level));
     }
     std::vector<std::string> faults;
     note_fault(faults, [&] { read_chain_image(loop_, paths, levels_.at(paths.size() - 1).record.virtual_size); });
@@ -167,7 +164,7 @@ class Verifier {
     if (newest) {
       lines.push_back(fmt::format("restores: full{}", newest->is_full() ? "" : " to " + level_name(*newest)));
     }
-    const std::size_t good = newest ? static_cast<std::size_t>(newest->number + 2) : 0;
+    const std::size_t good = newest ? *index_of(levels_, *newest) + 1 : 0;
     if (good < levels_.size()) {
       lines.push_back(fmt::format("does not restore: {}{}", level_name(levels_[good].record.level),
                                   good + 1 == levels_.size() ? "" : " to " + level_name(levels_.back().record.level)));
@@ -201,6 +198,7 @@ class Verifier {
 }  // namespace
 
 void run_verify(EventLoop& loop, Reporter& reporter, const ChainFiles& files, bool deep) {
+  finish_merge_if_pending(files);
   Verifier(loop, reporter, files).run(deep);
 }
 

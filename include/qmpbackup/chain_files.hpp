@@ -36,10 +36,10 @@ class ChainFiles {
   /// The same chain's names inside its archive folder BASE.<time>/; `compact_time` as in 20261122T020000Z.
   [[nodiscard]] ChainFiles archived(std::string_view compact_time) const;
 
-  /// What a level's qcow2 header names as its backing file: the previous level's file name alone, so that the folder
-  /// can be moved. A name with a colon gets "./" in front: QEMU would take `vm1:disk` for a protocol
+  /// What a level on top of level `below` names in its qcow2 header as its backing file: the file name alone, so that
+  /// the folder can be moved. A name with a colon gets "./" in front: QEMU would take `vm1:disk` for a protocol
   /// (path_has_protocol, block.c).
-  [[nodiscard]] std::string backing_link(Level level) const;
+  [[nodiscard]] std::string backing_link(Level below) const;
 
   /// The compact time in the name of an archive folder of this chain ("drive0.20261122T020000Z"), if it is one.
   [[nodiscard]] std::optional<std::string> time_of_archive(std::string_view folder_name) const;

@@ -38,9 +38,11 @@ struct ChainOnDisk {
   [[nodiscard]] bool has_backups() const;
 };
 
-/// Why a level cannot be restored from: its file is gone, is no qcow2, has another size than the manifest says or
-/// another backing link than it must have. Nothing when it is in order. Looks at this level alone.
-std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainFiles& files, const LevelRecord& record);
+/// Why a level on top of level `below` (nothing for a full) cannot be restored from: its file is gone, is no qcow2, has
+/// another size than the manifest says or another backing link than it must have. Nothing when it is in order. Looks at
+/// this level alone.
+std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainFiles& files, const LevelRecord& record,
+                                          std::optional<Level> below);
 
 /// The first fault among all levels of the manifest, if any.
 std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainFiles& files);

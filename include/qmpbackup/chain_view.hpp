@@ -20,6 +20,9 @@ struct LevelView {
 /// knows are left out.
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files);
 
+/// Where a level stands among `levels`; nothing when it is not there.
+std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level level);
+
 /// The newest level that can be restored: it and all below it are without fault. Nothing when the full is gone or
 /// damaged.
 std::optional<Level> newest_good(const std::vector<LevelView>& levels);

@@ -11,6 +11,7 @@ void add_backup_command(CLI::App& app, Invocation& invocation);  ///< no subcomm
 void add_list_command(CLI::App& app, Invocation& invocation);
 void add_verify_command(CLI::App& app, Invocation& invocation);
 void add_restore_command(CLI::App& app, Invocation& invocation);
+void add_merge_command(CLI::App& app, Invocation& invocation);
 void add_info_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace qmpbackup

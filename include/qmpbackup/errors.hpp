@@ -20,7 +20,9 @@ class Error : public std::runtime_error {
 
 /// The command line is wrong.
 class UsageError : public Error {
-  using Error::Error;
+ public:
+  explicit UsageError(const std::string& message, std::string hint = "see qmpbackup --help")
+      : Error(message, std::move(hint)) {}
 };
 
 /// QEMU cannot be reached, or does not answer.

@@ -58,17 +58,28 @@ struct Pending {
   std::optional<LevelRecord> verified;  ///< the partial file was found complete and on disk: only the commit is missing
 };
 
+/// A merge that has been committed and whose files are still being put in place. The levels of the manifest are those
+/// after it already.
+struct PendingMerge {
+  Level through;  ///< this level and all below it are in the new full
+};
+
 /// BASE.chain.json.
 struct Manifest {
   ChainId chain;
   VmIdentity vm;
   std::string device;
   std::optional<ChainId> replaces;  ///< the archived chain whose bitmap may still be on the disk
-  std::vector<LevelRecord> levels;  ///< -1, 0, 1 ... without a gap
+  std::vector<LevelRecord>
+      levels;  ///< the full, then 0, 1 ... without a gap; after a merge, from the level after `merged` on
+  std::optional<Level> merged{};  ///< the full holds this level and all below it
   std::optional<Pending> pending;
+  std::optional<PendingMerge> pending_merge{};
   nlohmann::json other = nlohmann::json::object();
 
   [[nodiscard]] const LevelRecord* last() const { return levels.empty() ? nullptr : &levels.back(); }
+  /// The level that comes after the last one.
+  [[nodiscard]] Level next_level() const;
 };
 
 /// The manifest cannot be read: cut off, not JSON, or against its own rules.
@@ -80,6 +91,10 @@ class ManifestDamaged : public ChainError {
 class ManifestTooNew : public ChainError {
   using ChainError::ChainError;
 };
+
+/// The level that a level's file is on top of, its backing file; nothing for the full, and for a level that is not
+/// among `levels`.
+std::optional<Level> level_below(const std::vector<LevelRecord>& levels, Level level);
 
 /// Throws ManifestDamaged or ManifestTooNew. Trusts nothing: names must be plain file names, levels must have no gap.
 Manifest parse_manifest(std::string_view text);

@@ -42,7 +42,6 @@ void add_socket_option(CLI::App& app, Invocation& invocation);
 void add_waiting_options(CLI::App& app, Invocation& invocation);
 void add_output_options(CLI::App& app, Invocation& invocation);
 
-inline constexpr auto kSeeHelp = "see qmpbackup --help";
 inline constexpr auto kWhat = "What to back up";
 inline constexpr auto kCare = "Care for the guest";
 inline constexpr auto kOutput = "Output";

@@ -1,12 +1,17 @@
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "qmpbackup/event_loop.hpp"
 #include "qmpbackup/image_map.hpp"
 
 namespace qmpbackup {
+
+/// What `qemu-img convert -p` prints over and over, "(12.34/100%)", as a share from 0 to 1; nothing in other text.
+std::optional<double> convert_progress(std::string_view piece);
 
 // qemu-img on whole chains.
 

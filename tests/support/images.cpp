@@ -1,7 +1,6 @@
 #include "support/images.hpp"
 
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 
 #include "support/program.hpp"
@@ -39,7 +38,8 @@ std::string difference(const fs::path& raw_a, const fs::path& raw_b) {
 
 std::string read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::string text(file ? fs::file_size(path) : 0, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (!file) {
     throw std::runtime_error("cannot read " + path.string());
   }

@@ -1,0 +1,73 @@
+#include "qmpbackup/merge_finisher.hpp"
+
+#include <fmt/format.h>
+
+#include "qmpbackup/files.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr ByteCount kLargestManifest = 64 * kMiB;
+
+void rename_if_there(const std::string& from, const std::string& to) {
+  if (exists(from)) {
+    rename_durably(from, to);
+  }
+}
+
+}  // namespace
+
+void finish_merge(const ChainFiles& files, Manifest& manifest) {
+  if (!manifest.pending_merge) {
+    return;
+  }
+  // The order matters to whoever restores meanwhile with qemu-img alone. First the full: what the old levels lay over
+  // it is what it holds itself. Then the next level's link past them, then they can go.
+  rename_if_there(files.partial_path(kFullLevel), files.level_path(kFullLevel));
+  const Level through = manifest.pending_merge->through;
+  rename_if_there(files.partial_path(through.next()), files.level_path(through.next()));
+  for (Level level{0}; level <= through; level = level.next()) {
+    remove_durably(files.level_path(level));
+  }
+  manifest.pending_merge.reset();
+  write_durably(files.manifest_path(), format_manifest(manifest));
+  write_checksums(files, manifest);
+}
+
+void finish_merge_if_pending(const ChainFiles& files) {
+  const auto pending = [&]() -> std::optional<Manifest> {
+    try {
+      const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
+      Manifest manifest = parse_manifest(text.value_or(""));
+      return manifest.pending_merge ? std::optional(std::move(manifest)) : std::nullopt;
+    } catch (const Error&) {
+      return std::nullopt;  // the caller looks at it again, and says what is wrong
+    }
+  };
+  if (!pending()) {
+    return;
+  }
+  const FileLock lock(files.lock_path());
+  if (auto manifest = pending()) {
+    finish_merge(files, *manifest);
+  }
+}
+
+void write_checksums(const ChainFiles& files, const Manifest& manifest) {
+  std::string text;
+  for (const LevelRecord& record : manifest.levels) {
+    if (record.sha256) {
+      const bool escaped = record.file.find_first_of("\\\n") != std::string::npos;  // as sha256sum does
+      std::string name;
+      for (const char c : record.file) {
+        name += c == '\\' ? "\\\\" : c == '\n' ? "\\n" : std::string(1, c);
+      }
+      text += fmt::format("{}{}  {}\n", escaped ? "\\" : "", *record.sha256, name);
+    }
+  }
+  if (!text.empty()) {
+    write_durably(files.checksums_path(), text);
+  }
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,220 @@
+#include "qmpbackup/merge_run.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/merge_finisher.hpp"
+#include "qmpbackup/process.hpp"
+#include "qmpbackup/qemu_img.hpp"
+
+namespace qmpbackup {
+namespace {
+
+constexpr std::chrono::hours kLongest{7 * 24};
+
+class Merge {
+ public:
+  Merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request)
+      : loop_(loop), reporter_(reporter), request_(request), files_(request.files) {}
+
+  void run() {
+    load();
+    const ByteCount needed = refuse_without_space();
+    if (request_.dry_run) {
+      reporter_.result({fmt::format("{}: full to {} would become the full ({} levels), with at most {} of new files",
+                                    files_.base(), level_name(request_.through), merged_.size(), format_size(needed))},
+                       {{"command", "merge"}, {"dry_run", true}, {"base", files_.base()}, {"bytes_needed", needed}});
+      return;
+    }
+    Manifest next = *manifest_;
+    try {
+      next.levels.erase(next.levels.begin(), next.levels.begin() + static_cast<std::ptrdiff_t>(merged_.size()));
+      if (!next.levels.empty()) {
+        relink(next.levels.front());
+      }
+      next.levels.insert(next.levels.begin(), make_full());
+    } catch (const std::exception&) {
+      reporter_.end_progress();
+      remove_partials();
+      throw;
+    }
+    reporter_.end_progress();
+    next.merged = request_.through;
+    next.pending_merge = PendingMerge{request_.through};
+    const EventLoop::Shield shield(loop_);
+    write_durably(files_.manifest_path(), format_manifest(next));  // the commit point
+    finish_merge(files_, next);
+    report(next.levels.front());
+  }
+
+ private:
+  void load() {
+    const ChainOnDisk chain = read_chain(loop_, files_);
+    if (!chain.manifest || chain.manifest->levels.empty()) {
+      throw ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
+                       "a chain that lost its manifest restores, but cannot be merged");
+    }
+    manifest_ = chain.manifest;
+    if (manifest_->pending) {
+      throw ChainError(fmt::format("{}: a backup is pending", files_.base()),
+                       "run the next backup first: it resolves it");
+    }
+    finish_merge(files_, *manifest_);
+    merged_ = view_chain(read_chain(loop_, files_), files_);
+    const auto index = index_of(merged_, request_.through);
+    if (!index || request_.through.is_full()) {
+      throw ChainError(
+          fmt::format("{} has no level {} to merge into its full", files_.base(), level_name(request_.through)),
+          "see qmpbackup list");
+    }
+    merged_.resize(*index + 1);
+    for (const LevelView& level : merged_) {
+      if (level.fault) {
+        throw ChainError(fmt::format("{} cannot be merged: {}", files_.base(), *level.fault), "see qmpbackup verify");
+      }
+    }
+    remove_partials();
+  }
+
+  void remove_partials() const {
+    remove_durably(files_.partial_path(kFullLevel));
+    remove_durably(files_.partial_path(request_.through.next()));
+  }
+
+  ByteCount refuse_without_space() const {
+    ByteCount needed = 4 * kMiB;
+    for (const LevelView& level : merged_) {
+      needed += level.record.file_size;
+    }
+    if (merged_.size() < manifest_->levels.size()) {
+      needed += manifest_->levels[merged_.size()].file_size;
+    }
+    const auto free = free_bytes(files_.folder());
+    if (request_.check_space && free && *free < needed) {
+      throw ChainError(fmt::format("{} has {} free, the merge may need {}", files_.folder(), format_size(*free),
+                                   format_size(needed)),
+                       "make room, or skip this check with --no-space-check");
+    }
+    return needed;
+  }
+
+  /// Makes the partial file of the new full from what the levels show together.
+  LevelRecord make_full() {
+    const LevelRecord& top = merged_.back().record;
+    const std::string partial = std::filesystem::absolute(files_.partial_path(kFullLevel)).string();
+    const UniqueFd file = create_exclusively(partial);
+    std::vector<std::string> paths;
+    for (const LevelView& level : merged_) {
+      paths.push_back(std::filesystem::absolute(files_.level_path(level.record.level)).string());
+    }
+    const std::string compression = merged_.front().record.compression;
+    std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W", "-m", "16", "-O", "qcow2"};
+    std::string options = "cluster_size=1M";
+    if (compression != "none") {
+      argv.emplace_back("-c");
+      options += compression == "zlib" ? "" : ",compression_type=zstd";
+    }
+    argv.insert(argv.end(), {"-o", options, chain_image(paths), partial});
+    Progress progress("merge", {}, std::chrono::steady_clock::now());
+    Process convert(loop_, argv, -1, [&](std::string_view piece) {
+      if (const auto share = convert_progress(piece)) {
+        progress.update(static_cast<ByteCount>(*share * static_cast<double>(top.virtual_size)), top.virtual_size,
+                        std::chrono::steady_clock::now());
+        reporter_.progress(progress);
+      }
+    });
+    compare_checksums();
+    const ProcessResult result = convert.wait(after(kLongest));
+    if (result.exit_code != 0) {
+      throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
+                  "check the chain with qmpbackup verify, and the free space; the chain is as it was");
+    }
+    LevelRecord record = top;
+    record.level = kFullLevel;
+    record.file = files_.level_file(kFullLevel);
+    record.compression = compression == "unknown" ? "zstd" : compression;
+    complete(record);
+    return record;
+  }
+
+  /// Damage must not be merged into a file that then gets a checksum of its own.
+  void compare_checksums() {
+    for (const LevelView& level : merged_) {
+      if (level.record.sha256 && sha256_of_file(files_.level_path(level.record.level),
+                                                [this](ByteCount) { loop_.poll(); }) != *level.record.sha256) {
+        throw ChainError(fmt::format("{} is not what was committed: its SHA-256 differs", level.record.file),
+                         "see qmpbackup verify; the chain is as it was");
+      }
+    }
+  }
+
+  /// Makes the partial file of the level after the merged ones: a copy on top of the full.
+  void relink(LevelRecord& record) {
+    const std::string partial = std::filesystem::absolute(files_.partial_path(record.level)).string();
+    { const UniqueFd file = create_exclusively(partial); }
+    std::filesystem::copy_file(files_.level_path(record.level), partial,
+                               std::filesystem::copy_options::overwrite_existing);
+    const auto result = run_process(
+        loop_,
+        {"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", files_.backing_link(kFullLevel), partial}, -1,
+        after(kLongest), [](std::string_view) {});
+    if (result.exit_code != 0) {
+      throw Error(
+          fmt::format("qemu-img rebase failed on {}: {}", partial, result.err.substr(0, result.err.find('\n'))));
+    }
+    const ByteCount copied = record.bytes_copied;
+    complete(record);
+    if (record.bytes_copied != copied) {
+      throw Error(fmt::format("the copy of {} holds {} instead of {} bytes", record.file, record.bytes_copied, copied));
+    }
+  }
+
+  /// Makes a partial file durable, and fills in what the record says of it.
+  void complete(LevelRecord& record) {
+    const std::string partial = files_.partial_path(record.level);
+    sync_file(partial);
+    const ImageMap map = map_image(loop_, partial);
+    if (map.end() != record.virtual_size) {
+      throw Error(fmt::format("{} holds a disk of {} instead of {} bytes", partial, map.end(), record.virtual_size));
+    }
+    record.bytes_copied = map.present();
+    record.file_size = regular_file_info(partial).value_or(FileInfo{}).size;
+    record.sha256 = sha256_of_file(partial, [this](ByteCount) { loop_.poll(); });
+  }
+
+  void report(const LevelRecord& full) {
+    reporter_.result({fmt::format("{}: full to {} -> {}  {}, from {}", files_.base(), level_name(request_.through),
+                                  files_.level_path(kFullLevel), format_size(full.file_size), full.time)},
+                     {{"command", "merge"},
+                      {"base", files_.base()},
+                      {"merged", request_.through.number},
+                      {"file", files_.level_path(kFullLevel)},
+                      {"file_size", full.file_size},
+                      {"time", full.time}});
+  }
+
+  EventLoop& loop_;
+  Reporter& reporter_;
+  const MergeRequest& request_;
+  const ChainFiles& files_;
+  std::optional<Manifest> manifest_;
+  std::vector<LevelView> merged_;  ///< what goes into the new full
+};
+
+}  // namespace
+
+void run_merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request) {
+  if (!is_folder(request.files.folder())) {
+    throw ChainError(fmt::format("there is no folder {}", request.files.folder()), "check -backupFile");
+  }
+  const FileLock lock(request.files.lock_path());
+  Merge(loop, reporter, request).run();
+}
+
+}  // namespace qmpbackup

@@ -1,0 +1,194 @@
+// list, verify and restore on chains of the Go tool's kind: files made by qemu-img, without QEMU and manifest.
+#include "cli/cli_fixture.hpp"
+#include "support/requirements.hpp"
+
+namespace qmpbackup::test {
+namespace {
+
+constexpr std::uint64_t kSize = 1024 * 1024 + 512;
+
+class ChainCommands : public CliTest {
+ protected:
+  void SetUp() override {
+    QMPBACKUP_REQUIRE_PROGRAM("qemu-img");
+    QMPBACKUP_REQUIRE_PROGRAM("qemu-io");
+    write_file(path("zeros.raw"), std::string(kSize, '\0'));
+    run_checked(
+        {"qemu-img", "convert", "-S", "0", "-f", "raw", "-O", "qcow2", path("zeros.raw"), path("d.full.qcow2")});
+    pattern("d.full.qcow2", 1);
+    add_level("d.inc0.qcow2", "d.full.qcow2", 2);
+    add_level("d.inc1.qcow2", "d.inc0.qcow2", 3);
+  }
+
+  void add_level(const std::string& name, const std::string& backing, int byte) const {
+    run_checked({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, path(name)});
+    pattern(name, byte);
+  }
+  void pattern(const std::string& name, int byte) const {
+    run_checked({"qemu-io", "-c", "write -P " + std::to_string(byte) + " 0 64k", path(name)});
+  }
+
+  ProgramResult on_chain(const std::string& command, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments{command, "-backupFile", "{}/d"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(std::move(arguments));
+  }
+};
+
+TEST_F(ChainCommands, Refuse_What_Is_Missing_Or_Unknown_With_2) {
+  for (const char* command : {"list", "verify", "restore"}) {
+    expect_refusal(run({command}), 2, "-backupFile is missing");
+    expect_refusal(run({command, "--bogus"}), 2, "--bogus");
+    expect_refusal(run({command, "stray"}), 2, "stray");
+    expect_refusal(run({command, "-backupFile"}), 2, "-backupFile needs a value");
+    EXPECT_EQ(run({command, "--help"}).exit_code, 0);
+    EXPECT_NE(run({command, "--help"}).out.find("-backupFile"), std::string::npos);
+  }
+  expect_refusal(run({"info"}), 2, "-socket is missing");
+  expect_refusal(run({"list", "verify"}), 2, "verify");
+  expect_refusal(on_chain("restore"), 2, "--output is missing");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--format", "vmdk"}), 2, "qcow2, raw");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "x"}), 2, "'x'");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--at", "soon"}), 2, "'soon'");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "0", "--at", "2026-11-20"}), 2, "--at");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--format", "raw"}), 2, "--overlay");
+}
+
+TEST_F(ChainCommands, Say_That_There_Is_No_Chain_And_Make_None) {
+  const auto before = files();
+  for (const char* command : {"list", "verify"}) {
+    expect_refusal(run({command, "-backupFile", "{}/none"}), 1, "there is no chain at " + path("none"));
+  }
+  expect_refusal(run({"restore", "-backupFile", "{}/none", "--output", "{}/o"}), 1, "there is no chain");
+  expect_refusal(run({"list", "-backupFile", "{}/no folder/d"}), 1, "there is no chain");
+  EXPECT_EQ(files(), before);
+}
+
+TEST_F(ChainCommands, Info_Needs_A_QEMU) {
+  expect_refusal(run({"info", "-socket", "{}/none.sock"}), 4, "none.sock");
+}
+
+TEST_F(ChainCommands, List_Shows_A_Chain_Without_Manifest_For_People_And_Scripts) {
+  const ProgramResult table = on_chain("list");
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_EQ(table.err, "");
+  for (const char* words : {"full", "inc0", "inc1", "manifest is missing", "3 levels"}) {
+    EXPECT_NE(table.out.find(words), std::string::npos) << words;
+  }
+  const auto lines = json_lines_of(on_chain("list", {"--json"}).out);
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_EQ(lines[0].at("message_type"), "summary");
+  EXPECT_EQ(lines[0].at("base"), path("d"));
+  ASSERT_EQ(lines[0].at("levels").size(), 3U);
+  EXPECT_EQ(lines[0].at("levels")[0].at("level"), -1);
+  EXPECT_EQ(lines[0].at("levels")[2].at("virtual_size"), kSize);
+  EXPECT_EQ(json_lines_of(run({"list", "-backupFile", "{}", "--json"}).out).back().at("base"), path("d"));
+}
+
+TEST_F(ChainCommands, Verify_Passes_A_Good_Chain_And_Exits_6_For_Damage) {
+  const ProgramResult good = on_chain("verify", {"--deep"});
+  EXPECT_EQ(good.exit_code, 0) << good.err << good.out;
+  EXPECT_NE(good.out.find("restores: full to inc1"), std::string::npos) << good.out;
+  std::filesystem::remove(path("d.inc0.qcow2"));
+  const ProgramResult gap = on_chain("verify");
+  EXPECT_EQ(gap.exit_code, 6) << gap.out;
+  EXPECT_NE(gap.err.find("qmpbackup: error: "), std::string::npos);
+  EXPECT_NE(gap.err.find("newest level that restores is full"), std::string::npos) << gap.err;
+  const auto lines = json_lines_of(on_chain("verify", {"--json"}).out);
+  EXPECT_EQ(lines.back().at("message_type"), "error");
+  EXPECT_EQ(lines.back().at("code"), 6);
+}
+
+TEST_F(ChainCommands, Verify_Exits_6_For_A_Truncated_Level_And_A_Foreign_Backing_File) {
+  std::filesystem::resize_file(path("d.inc1.qcow2"), 4096);
+  EXPECT_EQ(on_chain("verify").exit_code, 6);
+  std::filesystem::remove(path("d.inc1.qcow2"));
+  run_checked({"qemu-img", "rebase", "-u", "-F", "qcow2", "-b", path("zeros.raw"), path("d.inc0.qcow2")});
+  EXPECT_EQ(on_chain("verify").exit_code, 6);
+}
+
+TEST_F(ChainCommands, Verify_Exits_6_For_A_Damaged_Manifest) {
+  write_file(path("d.chain.json"), "{\"format\": 1");
+  EXPECT_EQ(on_chain("verify").exit_code, 6);
+}
+
+TEST_F(ChainCommands, Restore_Gives_Each_Level_In_Either_Format) {
+  for (const int level : {-1, 0, 1}) {
+    for (const std::string format : {"qcow2", "raw"}) {
+      const std::string output = path("out " + std::to_string(level) + "." + format);
+      const ProgramResult result =
+          on_chain("restore", {"-inc", std::to_string(level), "--output", output, "--format", format});
+      ASSERT_EQ(result.exit_code, 0) << result.err;
+      EXPECT_EQ(result.err, "");
+      const std::string source = path(level < 0 ? "d.full.qcow2" : "d.inc" + std::to_string(level) + ".qcow2");
+      run_checked({"qemu-img", "compare", "-f", "qcow2", "-F", format, source, output});
+      const auto info = nlohmann::json::parse(run_checked({"qemu-img", "info", "--output=json", "-f", format, output}));
+      EXPECT_EQ(info.at("virtual-size"), kSize);
+      EXPECT_FALSE(info.contains("backing-filename"));
+    }
+  }
+}
+
+TEST_F(ChainCommands, Restore_Takes_The_Newest_Level_And_Reports_It) {
+  const auto lines = json_lines_of(on_chain("restore", {"--output", "{}/o", "--json", "--progress", "never"}).out);
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_EQ(lines[0].at("command"), "restore");
+  EXPECT_EQ(lines[0].at("level"), 1);
+  EXPECT_EQ(lines[0].at("output"), path("o"));
+}
+
+TEST_F(ChainCommands, Restore_Overlay_Reads_The_Level_And_Writes_Beside_It) {
+  const std::string level_before = read_file(path("d.inc1.qcow2"));
+  ASSERT_EQ(on_chain("restore", {"--overlay", "--output", "{}/o.qcow2"}).exit_code, 0);
+  run_checked({"qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", path("d.inc1.qcow2"), path("o.qcow2")});
+  pattern("o.qcow2", 9);
+  EXPECT_EQ(read_file(path("d.inc1.qcow2")), level_before);
+}
+
+TEST_F(ChainCommands, Restore_Overwrites_Nothing_And_Needs_A_Folder) {
+  write_file(path("o"), "precious");
+  expect_refusal(on_chain("restore", {"--output", "{}/o"}), 1, "nothing is overwritten");
+  expect_refusal(on_chain("restore", {"--output", "{}/d.inc1.qcow2"}), 1, "nothing is overwritten");
+  expect_refusal(on_chain("restore", {"--output", "{}/none/o"}), 1, "no folder");
+  EXPECT_EQ(read_file(path("o")), "precious");
+  write_file(path("p.partial"), "of a killed run");
+  expect_refusal(on_chain("restore", {"--output", "{}/p"}), 1, "p.partial");
+}
+
+TEST_F(ChainCommands, Restore_Refuses_A_Level_That_Is_Not_There_Or_Too_New) {
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "2"}), 1, "no level inc2");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--at", "1999-01-01"}), 1, "the oldest is the full");
+  EXPECT_FALSE(std::filesystem::exists(path("o")));
+}
+
+TEST_F(ChainCommands, Restore_Refuses_A_Broken_Chain_And_Names_The_Last_Good_Level) {
+  std::filesystem::resize_file(path("d.inc1.qcow2"), 50);
+  expect_refusal(on_chain("restore", {"--output", "{}/o"}), 1, "the newest level that is good: inc0 (-inc 0)");
+  EXPECT_FALSE(std::filesystem::exists(path("o")));
+  EXPECT_EQ(on_chain("restore", {"--output", "{}/o", "-inc", "0"}).exit_code, 0);
+}
+
+TEST_F(ChainCommands, Restore_Past_A_Missing_Level_Names_It_And_The_Last_Good_One) {
+  std::filesystem::remove(path("d.inc0.qcow2"));
+  for (const std::vector<std::string>& level : {std::vector<std::string>{}, std::vector<std::string>{"-inc", "1"}}) {
+    std::vector<std::string> arguments{"--output", "{}/o"};
+    arguments.insert(arguments.end(), level.begin(), level.end());
+    expect_refusal(on_chain("restore", arguments), 1, "d.inc0.qcow2");
+    expect_refusal(on_chain("restore", arguments), 1, "full (-inc -1)");
+  }
+  EXPECT_FALSE(std::filesystem::exists(path("o")));
+}
+
+TEST_F(ChainCommands, A_Moved_Chain_Restores_From_Its_New_Place) {
+  std::filesystem::create_directory(path("moved"));
+  for (const char* name : {"d.full.qcow2", "d.inc0.qcow2", "d.inc1.qcow2"}) {
+    std::filesystem::rename(path(name), path("moved/") + name);
+  }
+  RunOptions from_there;
+  from_there.working_folder = path("moved");
+  EXPECT_EQ(run({"restore", "-backupFile", "d", "--output", "o"}, from_there).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::exists(path("moved/o")));
+}
+
+}  // namespace
+}  // namespace qmpbackup::test

@@ -1,0 +1,113 @@
+// Preloaded into the tool (LD_PRELOAD): kills it before or after one of its file steps.
+//
+// Counts the calls of fsync, rename, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N (from 0) names one,
+// QMPBACKUP_KILL_WHEN=before|after the moment. Programs that the tool starts are left alone.
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+enum class When { Before, After };
+
+class Killer {
+ public:
+  Killer() {
+    const char* step = std::getenv("QMPBACKUP_KILL_STEP");
+    const char* when = std::getenv("QMPBACKUP_KILL_WHEN");
+    if (step != nullptr && when != nullptr && is_the_tool()) {
+      step_ = std::atoi(step);
+      when_ = std::strcmp(when, "before") == 0 ? When::Before : When::After;
+    }
+  }
+
+  // Runs one step.
+  template <typename Call>
+  auto around(const Call& call) {
+    const bool here = count_++ == step_;
+    if (here && when_ == When::Before) {
+      ::kill(::getpid(), SIGKILL);
+    }
+    const auto result = call();
+    if (here && when_ == When::After) {
+      ::kill(::getpid(), SIGKILL);
+    }
+    return result;
+  }
+
+ private:
+  static bool is_the_tool() {
+    char name[32] = {};
+    if (FILE* comm = std::fopen("/proc/self/comm", "r")) {
+      const std::size_t size = std::fread(name, 1, sizeof name - 1, comm);
+      name[size] = '\0';
+      std::fclose(comm);
+    }
+    return std::strcmp(name, "qmpbackup\n") == 0;
+  }
+
+  int step_ = -1;
+  When when_ = When::Before;
+  int count_ = 0;
+};
+
+Killer& killer() {
+  static Killer instance;
+  return instance;
+}
+
+template <typename Function>
+Function* next(const char* name) {
+  return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
+}
+
+// The third argument of open, which is there only with O_CREAT.
+template <typename Open>
+int open_as(Open* real, const char* path, int flags, mode_t mode) {
+  const auto call = [=] { return real(path, flags, mode); };
+  return (flags & O_CREAT) != 0 ? killer().around(call) : call();
+}
+
+}  // namespace
+
+extern "C" {
+
+int fsync(int fd) {
+  return killer().around([=] { return next<int(int)>("fsync")(fd); });
+}
+
+int rename(const char* from, const char* to) noexcept {
+  return killer().around([=] { return next<int(const char*, const char*)>("rename")(from, to); });
+}
+
+int unlink(const char* path) noexcept {
+  return killer().around([=] { return next<int(const char*)>("unlink")(path); });
+}
+
+int mkdir(const char* path, mode_t mode) noexcept {
+  return killer().around([=] { return next<int(const char*, mode_t)>("mkdir")(path, mode); });
+}
+
+int open(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  return open_as(next<int(const char*, int, ...)>("open"), path, flags, mode);
+}
+
+int open64(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  return open_as(next<int(const char*, int, ...)>("open64"), path, flags, mode);
+}
+}
