@@ -217,6 +217,24 @@ TEST_F(CommandsTest, Take_Names_That_Need_Care_As_They_Are) {
   EXPECT_EQ(image_options().at("backing-file"), "./vm1:\"dïsk\" #1.full.qcow2");
 }
 
+TEST_F(CommandsTest, After_A_Merge_Go_On_With_The_Next_Number_On_Top_Of_The_Full) {
+  have_chain_up_to(-1);
+  manifest().merged = Level{3};
+  manifest().levels[0].bitmap = level_bitmap(kChain, Level{3});  // the full's point in time is that of inc3 now
+  last_bitmap().name = level_bitmap(kChain, Level{3});
+  ask(3);
+  EXPECT_REFUSED(ChainError, "level inc3 exists already");
+  for (const bool automatic : {false, true}) {
+    ask(4);
+    if (automatic) {
+      ask_auto();
+    }
+    EXPECT_EQ(disk_plan().pending().level, Level{4});
+    EXPECT_EQ(disk_plan().previous_bitmap, level_bitmap(kChain, Level{3}));
+    EXPECT_EQ(image_options().at("backing-file"), "drive0.full.qcow2");
+  }
+}
+
 TEST_F(CommandsTest, Work_On_The_Node_Below_A_Filter) {
   Node filter;
   filter.name = {"limit"};

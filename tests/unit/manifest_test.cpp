@@ -218,6 +218,29 @@ TEST(Manifest, Levels_Must_Follow_Each_Other_From_The_Full_On) {
   }
 }
 
+TEST(Manifest, After_A_Merge_The_Levels_Follow_The_Merged_One) {
+  Manifest manifest = manifest_of(0);
+  manifest.merged = Level{3};
+  EXPECT_EQ(manifest.next_level(), Level{4}) << "the full holds all up to inc3";
+  manifest.levels.push_back(record(4));
+  manifest.levels.push_back(record(5));
+  manifest.pending_merge = PendingMerge{Level{3}};
+  const Manifest again = parse_manifest(format_manifest(manifest));
+  EXPECT_EQ(again.merged, Level{3});
+  ASSERT_TRUE(again.pending_merge);
+  EXPECT_EQ(again.pending_merge->through, Level{3});
+  EXPECT_EQ(again.next_level(), Level{6});
+  EXPECT_EQ(level_below(again.levels, Level{4}), kFullLevel);
+  EXPECT_EQ(level_below(again.levels, Level{5}), Level{4});
+  EXPECT_FALSE(level_below(again.levels, kFullLevel));
+  EXPECT_FALSE(level_below(again.levels, Level{3}));
+  for (const int wrong : {0, 3, 5}) {
+    Manifest gap = manifest;
+    gap.levels[1] = record(wrong);
+    EXPECT_THROW(parse_manifest(format_manifest(gap)), ManifestDamaged) << wrong;
+  }
+}
+
 TEST(Manifest, File_Names_Must_Stay_In_Their_Folder) {
   for (const std::string& name : {std::string(), std::string(".."), std::string("/etc/passwd"),
                                   std::string("../drive0.full.qcow2"), std::string("a/b"), std::string("a\0b", 3)}) {
