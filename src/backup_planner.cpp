@@ -61,7 +61,9 @@ class DiskPlanner {
     if (migrates(vm_.migration_status)) {
       refuse(fmt::format("a migration is under way ({})", vm_.migration_status), "try again when it is over");
     }
-    if (vm_.status == "inmigrate" || vm_.status == "postmigrate" || vm_.status == "finish-migrate") {
+    // A paused VM whose migration was cancelled stays in "postmigrate" too, but has its disks back.
+    const bool given_away = vm_.status == "postmigrate" && vm_.migration_status == "completed";
+    if (vm_.status == "inmigrate" || vm_.status == "finish-migrate" || given_away) {
       refuse(fmt::format("the VM is in state {}: its disks belong to another QEMU", vm_.status),
              "back it up where it runs");
     }

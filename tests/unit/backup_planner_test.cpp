@@ -232,7 +232,12 @@ const Obstacle kObstacles[] = {
     {"Migration", [](VmState& vm, DiskCircumstances&) { vm.migration_status = "active"; }, "migration"},
     {"MigrationSetup", [](VmState& vm, DiskCircumstances&) { vm.migration_status = "setup"; }, "migration"},
     {"Incoming", [](VmState& vm, DiskCircumstances&) { vm.status = "inmigrate"; }, "another QEMU"},
-    {"Migrated", [](VmState& vm, DiskCircumstances&) { vm.status = "postmigrate"; }, "another QEMU"},
+    {"Migrated",
+     [](VmState& vm, DiskCircumstances&) {
+       vm.status = "postmigrate";
+       vm.migration_status = "completed";
+     },
+     "another QEMU"},
     {"ForeignJob",
      [](VmState& vm, DiskCircumstances&) {
        vm.jobs = {{{"mirror0"}, "mirror", "running", 0, 0, {}}};
