@@ -23,10 +23,13 @@ std::vector<ByteCount> mark_offsets(ByteCount virtual_size) {
   }
   const auto granule_of = [](ByteCount offset) { return offset / kGranularity * kGranularity; };
   const ByteCount last = granule_of(virtual_size - 1);
-  if (last < kMiB) {
-    return {last};
+  std::vector<ByteCount> offsets;
+  for (const ByteCount distance : {kMiB, kGranularity, ByteCount{0}}) {
+    if (last >= distance) {
+      offsets.push_back(last - distance);
+    }
   }
-  return {granule_of(last - kMiB), last};
+  return offsets;
 }
 
 QmpCommand add_scratch_node(const NodeName& scratch, ByteCount virtual_size) {

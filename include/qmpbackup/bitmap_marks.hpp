@@ -17,16 +17,17 @@ namespace qmpbackup {
 /// bitmap too, and so does clearing it. When the marks are gone, only a new full is right. The price is at most two
 /// granules in every incremental.
 ///
-/// One mark is the last granule. A guest may write there between the two resizes and so renew the mark; the other one,
-/// 1 MiB before the end, makes that unlikely to hide a cut of more than 1 MiB, and a smaller cut is hidden only where
-/// everything that was cut has been written again and is therefore copied, or lies between the two marks.
+/// The marks are the last granule, the one before it, and the one 1 MiB before the last. A guest may write to a mark
+/// between the two resizes and so renew it: partition tools write at the very end. A cut of more than a granule takes
+/// the last two away, one of more than 1 MiB all three; it stays hidden only where the guest renewed every mark that
+/// was cut off.
 ///
 /// QMP cannot mark a chosen part of a bitmap. A write to a scratch node of the disk's size (null-co, which stores
 /// nothing) does, and `block-dirty-bitmap-merge` carries the marks over in the transaction that makes the level's
 /// bitmap.
 inline constexpr ByteCount kGranularity = 64 * kKiB;
 
-/// Where the marks of a disk of `virtual_size` bytes are: offsets of granules, ascending, one or two.
+/// Where the marks of a disk of `virtual_size` bytes are: offsets of granules, ascending, one to three.
 std::vector<ByteCount> mark_offsets(ByteCount virtual_size);
 
 /// Makes the scratch node.

@@ -71,7 +71,7 @@ TEST_F(CommandsTest, Come_In_The_Order_That_The_Promise_Rests_On) {
   const std::vector<std::string> names = names_of(commands);
   EXPECT_EQ(names, (std::vector<std::string>{
                        "add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add",  // the target
-                       "blockdev-add", "block-dirty-bitmap-add", "human-monitor-command",
+                       "blockdev-add", "block-dirty-bitmap-add", "human-monitor-command", "human-monitor-command",
                        "human-monitor-command",        // the marks
                        "transaction", "blockdev-del",  // the point in time
                        "blockdev-reopen", "blockdev-del", "blockdev-del", "job-dismiss", "block-dirty-bitmap-remove"}));
@@ -309,8 +309,8 @@ TEST_F(CommandsTest, Marks_Are_Looked_At_Only_Where_The_Bitmap_Can_Be_Read) {
 TEST_F(CommandsTest, Marks_Are_Made_And_Compared_On_A_Scratch_Node_Alone) {
   const NodeName scratch = scratch_node(kChain);
   const auto commands = add_marks(scratch, kMarks, 8 * kMiB);
-  ASSERT_EQ(commands.size(), 3U);
-  const std::string line = commands[2].arguments.at("command-line");
+  ASSERT_EQ(commands.size(), 4U);
+  const std::string line = commands.back().arguments.at("command-line");
   EXPECT_TRUE(line.starts_with("qemu-io qmpbackup-0123456789ab-marks ")) << line;
   EXPECT_NE(line.find(" 8323072 512"), std::string::npos) << line;
   const json compare = compare_with_marks(scratch, {"#block1"}, {"old"}).arguments.at("actions");

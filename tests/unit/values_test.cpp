@@ -137,12 +137,13 @@ TEST(Sha256, Equals_Known_Vectors) {
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
 }
 
-TEST(Marks, Lie_In_The_Last_Granule_And_1_MiB_Before_It) {
+TEST(Marks, Lie_In_The_Last_Two_Granules_And_1_MiB_Before_The_End) {
   EXPECT_EQ(mark_offsets(0), std::vector<ByteCount>{});
   EXPECT_EQ(mark_offsets(512), std::vector<ByteCount>{0});
-  EXPECT_EQ(mark_offsets(kMiB), std::vector<ByteCount>{kMiB - kGranularity});
-  EXPECT_EQ(mark_offsets(kMiB + 512), (std::vector<ByteCount>{0, kMiB}));
-  EXPECT_EQ(mark_offsets(8 * kMiB), (std::vector<ByteCount>{7 * kMiB - kGranularity, 8 * kMiB - kGranularity}));
+  EXPECT_EQ(mark_offsets(kMiB), (std::vector<ByteCount>{kMiB - 2 * kGranularity, kMiB - kGranularity}));
+  EXPECT_EQ(mark_offsets(kMiB + 512), (std::vector<ByteCount>{0, kMiB - kGranularity, kMiB}));
+  EXPECT_EQ(mark_offsets(8 * kMiB),
+            (std::vector<ByteCount>{7 * kMiB - kGranularity, 8 * kMiB - 2 * kGranularity, 8 * kMiB - kGranularity}));
 }
 
 TEST(Marks, Are_Granules_Inside_The_Disk_Whatever_Its_Size) {
