@@ -82,7 +82,8 @@ TEST_P(Full_Target, Fails_Without_A_Trace_And_The_Guest_Runs_On) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, Full_Target,
-                         testing::Combine(testing::Values(Kind::Full, Kind::Incremental), testing::Values("none", "zstd")),
+                         testing::Combine(testing::Values(Kind::Full, Kind::Incremental),
+                                          testing::Values("none", "zstd")),
                          case_name);
 
 TEST(Space_Check, Refuses_Before_Anything_Is_Changed) {
