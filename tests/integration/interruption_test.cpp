@@ -81,6 +81,7 @@ TEST_F(InterruptionTest, Second_Signal_Leaves_At_Once_And_The_Next_Run_Cleans_Up
   EXPECT_TRUE(run.finished_within(seconds(5)));
   EXPECT_EQ(run.wait().exit_code, 130);
   proxy.wait_until_idle();
+  EXPECT_EQ(proxy.hook_error(), "");
   EXPECT_NE(backup_job(vm()), "") << "the job outlives the run";
 
   unlimit_backup_job();

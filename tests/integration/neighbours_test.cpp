@@ -14,6 +14,13 @@ class NeighboursTest : public OneDiskTest {
     }
   }
 
+  void TearDown() override {
+    if (proxy_) {
+      proxy().wait_until_idle();
+      EXPECT_EQ(proxy().hook_error(), "");
+    }
+  }
+
   QmpProxy& proxy() { return *proxy_; }
   // As TestChain::take, but through the proxy.
   ProgramResult take_through_proxy(int level, const Arguments& more = {}) {
@@ -22,7 +29,6 @@ class NeighboursTest : public OneDiskTest {
         run_program(backup_command(proxy().path(), base(), "disk0", {"-inc", std::to_string(level)}) + more);
     EXPECT_EQ(run.exit_code, 0) << run.err;
     proxy().wait_until_idle();
-    EXPECT_EQ(proxy().hook_error(), "");
     return run;
   }
 
@@ -185,19 +191,39 @@ TEST_F(NeighboursTest, Lost_Connection_Is_Reported_And_What_Was_Begun_Is_Undone)
   chain().take(-1);
   const auto before = read_file(chain().oracle().manifest());
   vm().write("disk0", 0, 4 * MiB, 0x15);
-  proxy().after_reply([&, started = false](int index, const json&) mutable {
-    started = started || proxy().commands().at(static_cast<std::size_t>(index)) == "transaction";
-    if (started) {
-      proxy().clear();
-      return Verdict::CloseClient;
-    }
+  bool begun = false;
+  proxy().on_client_message([&](int, const json& message) {
+    begun = begun || contains(message.dump(), "blockdev-backup");
     return Verdict::Forward;
+  });
+  proxy().after_reply([&](int, const json&) {
+    if (!begun) {
+      return Verdict::Forward;
+    }
+    proxy().clear();
+    return Verdict::CloseClient;
   });
   const auto run = run_program(backup_command(proxy().path(), base(), "disk0", {"-inc", "0", "--speed-limit", "32K"}));
   EXPECT_EQ(run.exit_code, 4) << run.err;
   EXPECT_TRUE(contains(run.err, "broke")) << run.err;
+  EXPECT_TRUE(begun);
   chain().expect_sound(-1);
   EXPECT_EQ(read_file(chain().oracle().manifest()), before);
+  chain().take(0);
+  chain().expect_sound(0);
+}
+
+TEST_F(NeighboursTest, Connection_Lost_Before_The_Run_Began_Leaves_Nothing_For_Long) {
+  chain().take(-1);
+  vm().write("disk0", 0, MiB, 0x17);
+  bool looking = false;
+  proxy().on_client_message([&](int, const json& message) {
+    looking = looking || message.at("execute") == "transaction";  // compares the bitmap with its marks
+    return Verdict::Forward;
+  });
+  proxy().after_reply([&](int, const json&) { return looking ? Verdict::CloseClient : Verdict::Forward; });
+  EXPECT_EQ(run_program(backup_command(proxy().path(), base(), "disk0", {"-inc", "0"})).exit_code, 4);
+  EXPECT_TRUE(looking);
   chain().take(0);
   chain().expect_sound(0);
 }
