@@ -125,6 +125,14 @@ void remove_durably(const std::string& path) {
   sync_folder(folder_of(path));
 }
 
+void discard_durably(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (fd.is_open()) {
+    (void)!::ftruncate(fd.get(), 0);  // what matters is that its name goes
+  }
+  remove_durably(path);
+}
+
 void make_folder_durably(const std::string& path) {
   if (::mkdir(path.c_str(), kFolderMode) != 0 && !(errno == EEXIST && is_folder(path))) {
     fail("create", path);

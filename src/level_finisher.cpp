@@ -176,7 +176,7 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   if (pending.was_running && query_status(session.client) == "io-error") {
     session.client.execute({"cont"});
   }
-  remove_durably(files.in_folder(pending.partial));
+  discard_durably(files.in_folder(pending.partial));
   manifest.pending.reset();
   if (!manifest.levels.empty() && !pending.adopts) {
     write_durably(files.manifest_path(), format_manifest(manifest));

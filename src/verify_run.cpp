@@ -176,12 +176,14 @@ class Verifier {
     for (const std::string& line : reporter_.json() ? std::vector<std::string>{} : lines) {
       reporter_.line(line);
     }
-    throw DamageFound(fmt::format("{}: {}", files_.base(),
-                                  damaged_ > 0 ? fmt::format("{} of {} levels are damaged", damaged_, levels_.size())
-                                               : "the manifest is damaged"),
-                      newest ? fmt::format("the newest level that restores is {}; take a new full with -inc auto",
-                                           level_name(*newest))
-                             : "nothing restores from here; take a new full");
+    throw DamageFound(
+        fmt::format("{}: {}", files_.base(),
+                    damaged_ > 0 ? fmt::format("{} of {} levels are damaged", damaged_, levels_.size())
+                    : chain_.manifest_state == ManifestState::kTooNew ? "the manifest was written by a newer qmpbackup"
+                                                                      : "the manifest is damaged"),
+        newest
+            ? fmt::format("the newest level that restores is {}; take a new full with -inc auto", level_name(*newest))
+            : "nothing restores from here; take a new full");
   }
 
   EventLoop& loop_;

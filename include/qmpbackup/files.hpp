@@ -49,6 +49,10 @@ void rename_durably(const std::string& from, const std::string& to);
 /// Removes a file durably; fine when there is none.
 void remove_durably(const std::string& path);
 
+/// Removes a file of ours durably, and frees its blocks even where another process still holds it open: QEMU 7.2 keeps
+/// removed descriptors while its VM is stopped. Fine when there is none; a link is removed, not followed.
+void discard_durably(const std::string& path);
+
 /// Makes a folder with mode 0700 durably; fine when it exists.
 void make_folder_durably(const std::string& path);
 
