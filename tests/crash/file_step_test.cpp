@@ -21,7 +21,7 @@ class File_Step : public testing::TestWithParam<Kind> {
 }  // namespace
 
 TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
-  const std::uint64_t step = all_rounds() ? 1 : 7;
+  const std::uint64_t step = all_rounds() ? 1 : 5;
   Scene scene(crash_seed());
   int kills = 0;
   for (std::uint64_t k = crash_seed() % step;; k += step) {
@@ -40,10 +40,10 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
     Scene::count_fault();
     ++kills;
     const std::string where = fmt::format("{} file step {}", when, k / 2);
-    EXPECT_EQ(scene.recover_and_check(), Violations{}) << where;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
     EXPECT_LE(chain_bases(scene.base()).size(), chains + (GetParam() == Kind::NewFullOverBrokenChain ? 1 : 0)) << where;
   }
-  EXPECT_GT(kills, 3);
+  EXPECT_GT(kills, 2);
   std::cout << name_of(GetParam()) << ": " << kills << " kills\n";
 }
 

@@ -46,6 +46,7 @@ void expect_nothing_committed(Scene& scene, Kind kind, const std::string& compre
   scene.change_disk(20);
   auto arguments = arguments_of(kind);
   arguments.insert(arguments.end(), {"--compress", compression});
+  const std::size_t chains = chain_bases(scene.base()).size();
   const int faults = Scene::total_faults();
   const ProgramResult result = scene.backup(arguments, fill_before(scene, command));
   ASSERT_GT(Scene::total_faults(), faults);
@@ -54,7 +55,9 @@ void expect_nothing_committed(Scene& scene, Kind kind, const std::string& compre
   EXPECT_NE(result.err.find("space"), std::string::npos) << result.err;
   EXPECT_EQ(scene.levels(), levels);
   EXPECT_EQ(scene.vm().our_bitmaps(Scene::disk), bitmaps);
-  EXPECT_EQ(scene.recover_and_check(), Violations{});
+  EXPECT_EQ(scene.recover_and_check(), Violations{}) << scene.last_words();
+  EXPECT_EQ(chain_bases(scene.base()).size(), chains + (kind == Kind::NewFullOverBrokenChain ? 1 : 0))
+      << "a new full, though the bitmap should hold every change" << scene.last_words();
 }
 
 }  // namespace

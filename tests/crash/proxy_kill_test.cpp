@@ -78,7 +78,7 @@ class Proxy_Kill : public testing::TestWithParam<Case> {
 
 TEST_P(Proxy_Kill, Loses_Nothing_And_Needs_No_Human) {
   const Kind kind = std::get<Kind>(GetParam());
-  const int step = all_rounds() ? 1 : 37;
+  const int step = all_rounds() ? 1 : 53;
   Scene scene(crash_seed());
   int rounds = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));; k += step, ++rounds) {
@@ -89,16 +89,16 @@ TEST_P(Proxy_Kill, Loses_Nothing_And_Needs_No_Human) {
       break;
     }
     const bool bitmaps_survived = scene.bitmaps_survived();
-    EXPECT_EQ(scene.recover_and_check(), Violations{}) << where;
+    EXPECT_EQ(scene.recover_and_check(), Violations{}) << where << scene.last_words();
     if (bitmaps_survived) {
       EXPECT_LE(chain_bases(scene.base()).size(), archives + (kind == Kind::NewFullOverBrokenChain ? 1 : 0))
-          << where << ": a new full, though the bitmaps were there";
+          << where << ": a new full, though the bitmaps were there" << scene.last_words();
     }
     if (HasFatalFailure()) {
       return;
     }
   }
-  EXPECT_GT(rounds, 3);
+  EXPECT_GT(rounds, 2);
   std::cout << case_name({GetParam(), 0}) << ": " << rounds << " kills\n";
 }
 
@@ -106,6 +106,30 @@ INSTANTIATE_TEST_SUITE_P(Each, Proxy_Kill,
                          testing::Combine(testing::Values(Victim::Tool, Victim::QemuKilled, Victim::QemuTerminated),
                                           testing::Values(Kind::Full, Kind::Incremental, Kind::NewFullOverBrokenChain)),
                          case_name);
+
+// The recovery of a killed run is a run like any other: it may be killed, too.
+TEST(Recovery_Killed, Loses_Nothing_And_Needs_No_Human) {
+  QMPBACKUP_REQUIRE_QEMU();
+  constexpr std::uint64_t kMessages = 70;  // of a run, more or less
+  Scene scene(crash_seed());
+  for (int round = 0; round < (all_rounds() ? 100 : 6); ++round) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, static_cast<Kind>(round % 3)));
+    const std::size_t chains = chain_bases(scene.base()).size();
+    std::string where;
+    for (int kill = 0; kill < 3; ++kill) {
+      const auto message = static_cast<int>(scene.below(kMessages));
+      scene.backup({"-inc", "auto"}, [&](const Point& point) {
+        if (point.message != message || point.moment != Moment::AfterReply) {
+          return Verdict::Forward;
+        }
+        where += describe(point) + ", ";
+        return scene.kill_tool(point);
+      });
+    }
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+    EXPECT_LE(chain_bases(scene.base()).size(), chains + (round % 3 == 2 ? 1 : 0)) << where << scene.last_words();
+  }
+}
 
 namespace {
 
@@ -141,7 +165,7 @@ TEST_P(Guest_Write_In_A_Gap, Is_In_This_Level_Or_The_Next_One_All_Gaps_At_Once) 
 
 // Nothing else marks the granule that is written: a lost write cannot hide behind another one.
 TEST_P(Guest_Write_In_A_Gap, Is_In_This_Level_Or_The_Next_One_One_Gap_At_A_Time) {
-  const int step = all_rounds() ? 1 : 31;
+  const int step = all_rounds() ? 1 : 53;
   Scene scene(crash_seed());
   int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));
   for (bool reached = true; reached; k += step) {

@@ -37,8 +37,13 @@ class Figures : public testing::Environment {
 
 DiskSpec disk_of(const TempFolder& folder, const SceneOptions& options) {
   DiskSpec spec{.id = Scene::disk, .image = folder / "disk.img", .format = options.format, .style = options.style};
-  spec.file_node = options.file_node;
+  if (options.reads_can_fail) {
+    spec.file_node = fmt::format("driver=nbd,server.type=unix,server.path={}", (folder / "nbd").string());
+  }
   make_image(spec.image, options.format, options.disk_bytes);
+  if (options.reads_can_fail) {
+    fs::resize_file(spec.image, fs::file_size(spec.image) + 4 * options.disk_bytes);  // cannot grow over NBD
+  }
   return spec;
 }
 
@@ -76,6 +81,16 @@ bool is_clear_cut(const Point& point) {
   return point.command != "transaction" || point.moment != Moment::AfterSending;
 }
 
+std::map<std::string, std::string> files_in(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_regular_file() && entry.path().extension() != ".lock") {
+      files[entry.path().filename().string()] = read_file(entry.path());
+    }
+  }
+  return files;
+}
+
 std::uint64_t crash_seed() {
   static const std::uint64_t seed = [] {
     const char* given = std::getenv("QMPBACKUP_CRASH_SEED");
@@ -89,6 +104,10 @@ std::uint64_t crash_seed() {
 bool all_rounds() {
   const char* rounds = std::getenv("QMPBACKUP_CRASH_ROUNDS");
   return rounds != nullptr && std::string(rounds) == "all";
+}
+
+std::string Scene::last_words() const {
+  return fmt::format("\n{}", fmt::join(last_words_, ""));
 }
 
 int Scene::total_faults() {
@@ -106,7 +125,6 @@ Scene::Scene(std::uint64_t seed, SceneOptions options)
     : options_(std::move(options)),
       temp_("/tmp"),
       tmpfs_(options_.tmpfs_bytes == 0 ? nullptr : std::make_unique<TmpfsFolder>(options_.tmpfs_bytes)),
-      seed_(seed),
       vm_(temp_, {disk_of(temp_, options_)},
           {.extra_arguments = options_.extra_arguments,
            .start_paused = options_.start_paused,
@@ -115,6 +133,16 @@ Scene::Scene(std::uint64_t seed, SceneOptions options)
       tool_socket_(temp_ / "qmp"),
       random_(seed) {
   fs::create_symlink(proxy_.path(), tool_socket_);
+  if (options_.reads_can_fail) {
+    nbdkit_ = std::make_unique<BackgroundProgram>(std::vector<std::string>{
+        "nbdkit", "--foreground", "--filter=error", "--unix", temp_ / "nbd", "file", vm_.disk(disk).image, "error=EIO",
+        "error-pread-rate=100%", fmt::format("error-pread-file={}", (temp_ / "fail").string())});
+    while (!fs::exists(temp_ / "nbd")) {
+      if (nbdkit_->finished_within(std::chrono::milliseconds(2))) {
+        throw std::runtime_error("nbdkit ended: " + nbdkit_->err());
+      }
+    }
+  }
   vm_.start();
   new_chain();
   change_disk(20);
@@ -196,6 +224,11 @@ ProgramResult Scene::backup(const std::vector<std::string>& arguments, Meddling 
   if (const std::string error = proxy_.hook_error(); !error.empty()) {
     throw std::runtime_error("while meddling: " + error);
   }
+  constexpr std::size_t kRemembered = 3;
+  last_words_.push_back(fmt::format("exit code {}: {}", result.exit_code, result.err));
+  if (last_words_.size() > kRemembered) {
+    last_words_.pop_front();
+  }
   wait_until_nothing_is_created();
   if (result.timed_out) {
     throw std::runtime_error("the tool did not end: " + result.err);
@@ -233,21 +266,16 @@ Verdict Scene::end_qemu(int signal, bool socket_goes) {
   if (socket_goes) {
     fs::remove(tool_socket_);
   }
-  if (signal != SIGKILL) {
-    ::kill(vm_.pid(), signal);
-    // QEMU 7.2 hangs at its end while an image is being created: it drains all nodes, and then waits for that job.
-    constexpr auto kPatience = std::chrono::seconds(5);
-    for (const auto start = std::chrono::steady_clock::now(); vm_.running();) {
-      if (std::chrono::steady_clock::now() - start > kPatience) {
-        bitmaps_survived_ = false;
-        break;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-  } else {
-    bitmaps_survived_ = false;
+  ::kill(vm_.pid(), signal);
+  // QEMU 7.2 hangs or aborts at its end while an image is being created: it drains all nodes, and then waits for that
+  // job.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (vm_.running() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   vm_.kill();
+  bitmaps_survived_ = vm_.ended_by() == 0;
+  last_words_.push_back(fmt::format("QEMU, ended by signal {}: {}", vm_.ended_by(), vm_.log()));
   return Verdict::Forward;
 }
 
@@ -263,6 +291,10 @@ void Scene::start_again() {
 void Scene::resize(std::uint64_t size_bytes) {
   vm_.resize(disk, size_bytes);
   options_.disk_bytes = size_bytes;
+}
+
+void Scene::fail_reads(bool fail) {
+  fail ? write_file(temp_ / "fail", "") : static_cast<void>(fs::remove(temp_ / "fail"));
 }
 
 std::uint64_t Scene::below(std::uint64_t limit) {
@@ -295,12 +327,12 @@ std::string Scene::content() {
   return bytes;
 }
 
-Violations Scene::recover_and_check() {
+Violations Scene::recover_and_check(int runs) {
   Violations violations = known_.check_unfinished(base());
-  change_disk(3);
-  append(violations, run_and_check_auto());
-  change_disk(3);
-  append(violations, run_and_check_auto());
+  for (int i = 0; i < runs; ++i) {
+    change_disk(3);
+    append(violations, run_and_check_auto());
+  }
   return violations;
 }
 

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -53,6 +54,7 @@ struct SceneOptions {
   std::uint64_t disk_bytes = 4 * MiB;
   std::uint64_t tmpfs_bytes = 0;  // the chain's folder is a tmpfs of that size; 0: an ordinary folder
   bool start_paused = true;
+  bool reads_can_fail = false;                    // with Style::Blockdev: fail_reads() works
   std::string file_node = {};                     // of DiskSpec
   std::vector<std::string> extra_arguments = {};  // of VmOptions
   std::string binary = vm_binary();
@@ -103,18 +105,23 @@ class Scene {
   bool bitmaps_survived() const { return bitmaps_survived_; }
 
   void resize(std::uint64_t size_bytes);
-  void remove_bitmaps();  // ours
+  void remove_bitmaps();       // ours
+  void fail_reads(bool fail);  // of the disk, with EIO
   // Guest writes of random length and place.
   void change_disk(int count);
   std::uint64_t below(std::uint64_t limit);
   std::uint64_t disk_bytes() const { return options_.disk_bytes; }
   std::string content();
 
-  // The oracle, with a recovery between before and after: `-inc auto` exits with 0, nothing is lost or left over, the
-  // disk is in the new level. Then a guest write and one more incremental.
-  Violations recover_and_check();
+  // The oracle after harm: what has a final name is complete; then, `runs` times, the guest writes and `-inc auto`
+  // exits with 0, nothing is lost or left over, and the last level is what the disk holds. The second run is there
+  // because a wrong bitmap shows in the level after the recovery.
+  Violations recover_and_check(int runs = 2);
   // No run is under way and the last one succeeded.
   Violations check_settled();
+
+  // What the last runs said, for a failed test's message.
+  std::string last_words() const;
 
   static int total_faults();
   static void count_fault();
@@ -132,7 +139,7 @@ class Scene {
   TempFolder temp_;
   std::unique_ptr<TmpfsFolder> tmpfs_;
   std::filesystem::path folder_;
-  std::uint64_t seed_;
+  std::unique_ptr<BackgroundProgram> nbdkit_;
   QemuVm vm_;
   QmpProxy proxy_;
   std::filesystem::path tool_socket_;  // a link to the proxy's
@@ -141,10 +148,14 @@ class Scene {
   std::optional<std::pair<std::chrono::milliseconds, int>> signal_after_;
   std::mt19937_64 random_;
   std::map<std::string, std::string> environment_;
+  std::deque<std::string> last_words_;
   std::set<std::string> hidden_;
   int chains_ = 0;
   bool bitmaps_survived_ = true;
 };
+
+// What is in the files of a folder, the lock's aside.
+std::map<std::string, std::string> files_in(const std::filesystem::path& folder);
 
 // $QMPBACKUP_CRASH_SEED, or a new one; printed once.
 std::uint64_t crash_seed();

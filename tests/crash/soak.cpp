@@ -59,6 +59,7 @@ class Soak {
         {3, "guest writes in the gaps", &Soak::write_in_gaps},
         {6, "tool killed at a message", &Soak::kill_tool_at_message},
         {4, "tool killed at a time", &Soak::kill_tool_at_time},
+        {4, "tool killed at a file step", &Soak::kill_tool_at_file_step},
         {2, "tool interrupted", &Soak::interrupt_tool},
         {3, "QEMU killed at a message", &Soak::kill_qemu_at_message},
         {2, "QEMU terminated at a message", &Soak::terminate_qemu_at_message},
@@ -180,22 +181,48 @@ class Soak {
 
   void harm_at_message(const std::function<Verdict(const Point&)>& harm) {
     constexpr std::uint64_t kMessages = 90;
-    const auto message = static_cast<int>(scene_->below(kMessages));
-    const auto moment = static_cast<Moment>(scene_->below(4));
-    run(random_arguments({"-inc", "auto"}), [=, this](const Point& point) {
-      if (point.message != message || point.moment != moment) {
-        return Verdict::Forward;
-      }
-      note(describe(point));
-      return harm(point);
-    });
+    do {
+      const auto message = static_cast<int>(scene_->below(kMessages));
+      const auto moment = static_cast<Moment>(scene_->below(4));
+      run(random_arguments({"-inc", "auto"}), [=, this](const Point& point) {
+        if (point.message != message || point.moment != moment) {
+          return Verdict::Forward;
+        }
+        note(describe(point));
+        return harm(point);
+      });
+    } while (again());
     recover();
   }
 
   void kill_tool_at_time() {
-    scene_->signal_after(std::chrono::milliseconds(scene_->below(400)), SIGKILL);
-    run(random_arguments({"-inc", "auto"}));
+    do {
+      scene_->signal_after(std::chrono::milliseconds(scene_->below(400)), SIGKILL);
+      run(random_arguments({"-inc", "auto"}));
+    } while (again());
     recover();
+  }
+
+  void kill_tool_at_file_step() {
+    constexpr std::uint64_t kSteps = 60;
+    do {
+      const std::string step = std::to_string(scene_->below(kSteps));
+      const char* when = scene_->below(2) == 0 ? "before" : "after";
+      scene_->set_environment(
+          {{"LD_PRELOAD", QMPBACKUP_KILL_SHIM}, {"QMPBACKUP_KILL_STEP", step}, {"QMPBACKUP_KILL_WHEN", when}});
+      note(fmt::format("{} file step {}", when, step));
+      if (run(random_arguments({"-inc", "auto"})).signal == SIGKILL) {
+        Scene::count_fault();
+      }
+      scene_->set_environment({});
+    } while (again());
+    recover();
+  }
+
+  // Whether the recovery gets hurt as well.
+  bool again() {
+    scene_->start_again();
+    return scene_->below(3) == 0;
   }
 
   void interrupt_tool() {

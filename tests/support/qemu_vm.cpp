@@ -213,6 +213,10 @@ pid_t QemuVm::pid() const {
   return process_->pid();
 }
 
+int QemuVm::ended_by() const {
+  return process_->wait(stop_patience).signal;
+}
+
 BackgroundProgram& QemuVm::process() {
   if (!process_) {
     throw std::logic_error("the VM was not started");

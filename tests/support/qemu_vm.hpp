@@ -64,6 +64,7 @@ class QemuVm {
   void restart();       // stop_cleanly and start
   bool running();
   pid_t pid() const;
+  int ended_by() const;  // once it does not run: the signal that ended it, 0 for an exit
 
   // The monitors: one for the tool under test, one for the test.
   std::filesystem::path socket() const { return sockets_ / "qmp"; }

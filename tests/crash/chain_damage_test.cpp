@@ -1,0 +1,178 @@
+// What happens to a chain's files between two levels, chains that others made, and QEMUs that can do less.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "crash/changes.hpp"
+#include "crash/scene.hpp"
+#include "support/images.hpp"
+
+namespace qmpbackup::test {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class Chain_Damage : public Changes {
+ protected:
+  fs::path file(const std::string& suffix) const { return scene_->base().string() + suffix; }
+
+  void begin_long() {
+    begin();
+    ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+    scene_->change_disk(3);
+  }
+
+  // The new chain is right, and everything of the old one lies in one folder.
+  void expect_new_full_with_all_else_moved(const std::string& bitmap_that_stays = "") {
+    auto old = files_in(scene_->folder());
+    const ProgramResult result = scene_->backup({"-inc", "auto"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(scene_->levels(), std::vector<int>{-1});
+    if (!bitmap_that_stays.empty()) {
+      forget_old_bitmap(bitmap_that_stays);
+    }
+    const auto bases = chain_bases(scene_->base());
+    ASSERT_EQ(bases.size(), 2U);
+    auto moved = files_in(bases[1].parent_path());
+    for (const char* rewritten : {"vm1.chain.json", "vm1.sha256"}) {  // without `pending`, for one
+      old.erase(rewritten);
+      moved.erase(rewritten);
+    }
+    EXPECT_TRUE(moved == old);
+    const fs::path away = scene_->everything() / "away";  // the judge would find the damage there
+    fs::rename(bases[1].parent_path(), away);
+    aside_ = away / "vm1";
+    scene_->known().expect_losses();
+    EXPECT_EQ(scene_->recover_and_check(), Violations{});
+  }
+
+  void expect_new_full_needed_and_old_files_kept(const std::string& bitmap_that_stays = "") {
+    expect_refused(3, "-inc auto", {"-inc", "2"});
+    expect_new_full_with_all_else_moved(bitmap_that_stays);
+  }
+
+  // Without its manifest nobody knows whose bitmap it is: it may be that of another chain of the disk, and stays.
+  void forget_old_bitmap(const std::string& name) {
+    vm().control().try_execute("block-dirty-bitmap-remove", {{"node", vm().node_of(Scene::disk)}, {"name", name}});
+  }
+
+  fs::path aside_;  // the old chain's base
+};
+
+}  // namespace
+
+TEST_F(Chain_Damage, Deleted_Level_Needs_A_New_Full) {
+  for (const char* level : {".full.qcow2", ".inc0.qcow2", ".inc1.qcow2"}) {
+    begin_long();
+    fs::remove(file(level));
+    expect_new_full_needed_and_old_files_kept();
+  }
+}
+
+TEST_F(Chain_Damage, Truncated_Level_Needs_A_New_Full) {
+  for (const char* level : {".full.qcow2", ".inc1.qcow2"}) {
+    begin_long();
+    fs::resize_file(file(level), fs::file_size(file(level)) - 512);
+    expect_new_full_needed_and_old_files_kept();
+  }
+}
+
+TEST_F(Chain_Damage, Swapped_Levels_Need_A_New_Full) {
+  begin_long();
+  fs::rename(file(".inc0.qcow2"), file(".x"));
+  fs::rename(file(".inc1.qcow2"), file(".inc0.qcow2"));
+  fs::rename(file(".x"), file(".inc1.qcow2"));
+  expect_new_full_needed_and_old_files_kept();
+}
+
+TEST_F(Chain_Damage, Lost_Manifest_Needs_A_New_Full_And_The_Levels_Still_Restore) {
+  begin_long();
+  const std::string content = restored_content(file(".inc1.qcow2"));
+  const std::string old_bitmap = bitmap();
+  fs::remove(file(".chain.json"));
+  expect_new_full_needed_and_old_files_kept(old_bitmap);
+  EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
+}
+
+TEST_F(Chain_Damage, Damaged_Manifest_Needs_A_New_Full_And_Is_Kept) {
+  begin_long();
+  const std::string content = restored_content(file(".inc1.qcow2"));
+  const std::string manifest = read_file(file(".chain.json"));
+  const std::string damaged = manifest.substr(0, manifest.size() / 2);
+  const std::string old_bitmap = bitmap();
+  write_file(file(".chain.json"), damaged);
+  expect_new_full_needed_and_old_files_kept(old_bitmap);
+  EXPECT_EQ(read_file(aside_.string() + ".chain.json"), damaged);
+  EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
+}
+
+TEST_F(Chain_Damage, Manifest_Of_A_Newer_Format_Is_Refused_And_Left_Alone) {
+  begin();
+  const std::string manifest = read_file(file(".chain.json"));
+  write_file(file(".chain.json"), R"({"format": 99, "levels": "in a way nobody knows yet"})");
+  for (const char* level : {"1", "auto"}) {
+    expect_refused(1, "format 99", {"-inc", level});
+  }
+  write_file(file(".chain.json"), manifest);
+  expect_goes_on();
+}
+
+TEST_F(Chain_Damage, Chain_Of_The_Go_Tool_Is_Taken_Over) {
+  scene_ = std::make_unique<Scene>(crash_seed());
+  vm().control().execute("block-dirty-bitmap-add",
+                         {{"node", vm().node_of(Scene::disk)}, {"name", "bitmap0"}, {"persistent", true}});
+  const fs::path content = vm().disk_content(Scene::disk);
+  run_checked({"qemu-img", "convert", "-O", "qcow2", content, file(".full.qcow2")});
+  scene_->known().remember("bitmap0", scene_->content());
+  scene_->change_disk(5);
+  expect_refused(3, "--adopt", {"-inc", "0"});
+  const ProgramResult result = scene_->backup({"-inc", "0", "--adopt"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(scene_->check_settled(), Violations{});
+  expect_archives(scene_->recover_and_check(), 0);
+}
+
+TEST_F(Chain_Damage, Without_Reopen_It_Warns_And_Works) {
+  begin();
+  scene_->hide_from_schema({"blockdev-reopen"});
+  const ProgramResult result = scene_->backup({"-inc", "1"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("warning"), std::string::npos) << result.err;
+  expect_archives(scene_->recover_and_check(), 0);
+}
+
+TEST_F(Chain_Damage, Without_Bitmap_Mode_It_Is_Refused) {
+  begin();
+  scene_->hide_from_schema({"bitmap-mode"});
+  for (const char* level : {"1", "auto"}) {
+    expect_refused(1, "QEMU 4.2", {"-inc", level});
+  }
+  scene_->hide_from_schema({});
+  expect_goes_on();
+}
+
+TEST_F(Chain_Damage, Without_Zstd_It_Takes_Zlib) {
+  begin();
+  scene_->hide_from_schema({"zstd"});
+  expect_refused(1, "zlib", {"-inc", "1", "--compress", "zstd"});
+  expect_goes_on();
+  EXPECT_EQ(scene_->manifest().at("levels").back().at("compression"), "zlib");
+}
+
+TEST_F(Chain_Damage, Without_The_Human_Monitor_It_Works_Unmarked) {
+  begin();
+  scene_->hide_from_schema({"human-monitor-command"});
+  expect_goes_on();
+  EXPECT_EQ(scene_->manifest().at("levels").back().at("marked"), false);
+}
+
+TEST_F(Chain_Damage, Without_Descriptors_It_Works_By_Path) {
+  begin();
+  scene_->hide_from_schema({"add-fd"});
+  expect_goes_on();
+}
+
+}  // namespace qmpbackup::test

@@ -1,0 +1,191 @@
+// What happens to a disk, its bitmap or its chain between two levels: the chain goes on, or an explicit level is
+// refused with exit code 3 before anything is changed, and `auto` takes a new full.
+#include "crash/changes.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "crash/scene.hpp"
+#include "support/images.hpp"
+#include "support/requirements.hpp"
+
+namespace qmpbackup::test {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+}  // namespace
+
+TEST_F(Changes, Grown_Qcow2_Goes_On) {
+  begin();
+  scene_->resize(6 * MiB + 512);
+  vm().write(Scene::disk, 5 * MiB, 64 * KiB, 9);
+  expect_goes_on();
+}
+
+TEST_F(Changes, Grown_Raw_Needs_A_New_Full) {
+  begin({.format = "raw"});
+  scene_->resize(6 * MiB);
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Shrunk_Needs_A_New_Full) {
+  begin();
+  scene_->resize(2 * MiB);
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Shrunk_And_Grown_Beyond_Needs_A_New_Full) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(8 * MiB);
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_The_End) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  vm().write(Scene::disk, 4 * MiB - 512, 512, 9);
+  expect_new_full_needed();
+}
+
+// A partition tool does that: it puts the backup table of a GPT at the new end.
+TEST_F(Changes, Shrunk_A_Little_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_The_End) {
+  begin();
+  vm().write(Scene::disk, 3 * MiB, MiB, 5);
+  ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+  scene_->resize(4 * MiB - 512 * KiB);
+  scene_->resize(4 * MiB);
+  vm().write(Scene::disk, 4 * MiB - 512, 512, 9);
+  EXPECT_EQ(scene_->recover_and_check(), Violations{});
+}
+
+TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Across_A_Restart) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  vm().restart();
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, External_Snapshot_Needs_A_New_Full) {
+  begin();
+  const fs::path overlay = scene_->everything() / "overlay.qcow2";
+  vm().control().execute("blockdev-snapshot-sync", {{"device", Scene::disk}, {"snapshot-file", overlay.string()}});
+  vm().disk(Scene::disk).image = overlay;
+  scene_->change_disk(3);
+  expect_refused(3, "-inc auto");
+  const ProgramResult result = scene_->backup({"-inc", "auto"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  expect_archives(scene_->check_settled(), 1);
+}
+
+TEST_F(Changes, Snapshot_That_Was_Committed_Goes_On) {
+  begin();
+  const fs::path image = vm().disk(Scene::disk).image;
+  const fs::path overlay = scene_->everything() / "overlay.qcow2";
+  vm().control().execute("blockdev-snapshot-sync", {{"device", Scene::disk}, {"snapshot-file", overlay.string()}});
+  scene_->change_disk(10);
+  const json commit{{"device", Scene::disk}, {"job-id", "commit0"}};
+  vm().control().execute("block-commit", commit);
+  vm().control().wait_event("BLOCK_JOB_READY");
+  vm().control().execute("block-job-complete", {{"device", "commit0"}});
+  vm().control().wait_event("BLOCK_JOB_COMPLETED");
+  vm().disk(Scene::disk).image = image;
+  expect_goes_on();
+}
+
+TEST_F(Changes, Hot_Plugged_Disk_Is_Backed_Up) {
+  begin({.extra_arguments = {"-device", "pcie-root-port,id=port1,chassis=1"}});
+  const fs::path image = scene_->everything() / "hot.qcow2";
+  make_image(image, "qcow2", 2 * MiB);
+  vm().control().execute(
+      "blockdev-add",
+      {{"driver", "qcow2"}, {"node-name", "hot"}, {"file", {{"driver", "file"}, {"filename", image.string()}}}});
+  vm().control().execute("device_add",
+                         {{"driver", "virtio-blk-pci"}, {"id", "hot-dev"}, {"drive", "hot"}, {"bus", "port1"}});
+  const auto base = (scene_->everything() / "hot").string();
+  for (const char* level : {"-1", "0"}) {
+    const ProgramResult result = run_program(
+        tool("-socket", vm().socket().string(), "-backupFile", base, "-deviceToBackup", "hot-dev", "-inc", level));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+  }
+  EXPECT_EQ(restored_content(base + ".inc0.qcow2"), std::string(2 * MiB, '\0'));
+  vm().control().execute("block-dirty-bitmap-remove",
+                         {{"node", "hot"}, {"name", read_manifest(base).at("levels").back().at("bitmap")}});
+  expect_goes_on();
+}
+
+TEST_F(Changes, Missing_Bitmap_Needs_A_New_Full) {
+  begin();
+  scene_->remove_bitmaps();
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Inconsistent_Bitmap_Needs_A_New_Full) {
+  begin();
+  vm().restart();
+  vm().kill();
+  vm().start();
+  ASSERT_TRUE(vm().bitmaps(Scene::disk).at(0).value("inconsistent", false));
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Transient_Bitmap_Is_Lost_With_Qemu) {
+  begin({.format = "raw"});
+  vm().restart();
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Disabled_Bitmap_Needs_A_New_Full) {
+  begin();
+  bitmap_command("block-dirty-bitmap-disable");
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Cleared_Bitmap_Needs_A_New_Full) {
+  begin();
+  bitmap_command("block-dirty-bitmap-clear");
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Cleared_Bitmap_Needs_A_New_Full_Though_The_Guest_Writes_The_End) {
+  begin();
+  bitmap_command("block-dirty-bitmap-clear");
+  vm().write(Scene::disk, 4 * MiB - 512, 512, 9);
+  expect_new_full_needed();
+}
+
+// The operator's own backup job may use the bitmap of our chain; when it is over, the chain goes on.
+TEST_F(Changes, Busy_Bitmap_Is_Refused_And_Goes_On_When_It_Is_Free) {
+  begin();
+  vm().control().execute("blockdev-add", {{"driver", "null-co"}, {"node-name", "nowhere"}, {"size", 4 * MiB}});
+  vm().control().execute("blockdev-backup", {{"job-id", "theirs"},
+                                             {"device", vm().node_of(Scene::disk)},
+                                             {"target", "nowhere"},
+                                             {"sync", "bitmap"},
+                                             {"bitmap", bitmap()},
+                                             {"bitmap-mode", "never"},
+                                             {"speed", 1}});
+  for (const char* level : {"1", "auto"}) {
+    expect_refused(1, "try again", {"-inc", level});
+  }
+  vm().control().execute("job-cancel", {{"id", "theirs"}});
+  vm().control().wait_event("BLOCK_JOB_CANCELLED");
+  vm().control().execute("blockdev-del", {{"node-name", "nowhere"}});
+  expect_goes_on();
+}
+
+}  // namespace qmpbackup::test
