@@ -53,7 +53,7 @@ measure() {  # measure NAME DEVICE BASE OPTIONS...: sets seconds
   /usr/bin/time -o time.txt -f '%e %M' "$tool" -socket qmp.sock -backupFile "$base" -deviceToBackup "$device" --quiet "$@"
   read -r seconds peak <time.txt
   size=$(du -b --total "$base".*.qcow2 | tail -n 1 | cut -f 1)
-  printf '%-44s %7.2f s  %8.1f MB in all  tool: %.1f MB at its peak\n' "$name" "$seconds" "$(bc <<<"scale=1; $size/1000000")" \
+  printf '%-44s %7.2f s  %8.1f MB in all  peak memory, qemu-img included: %.1f MB\n' "$name" "$seconds" "$(bc <<<"scale=1; $size/1000000")" \
     "$(bc <<<"scale=1; $peak/1024")"
 }
 
