@@ -299,7 +299,7 @@ class BackupRun {
       undo_level(session, plan.files, plan.intent);
     } catch (const NobodyListens&) {
       // QEMU is gone, most likely. The intent stays, for the case that only its socket is: the next run looks.
-      discard_durably(plan.files.in_folder(plan.pending().partial));
+      remove_durably(plan.files.in_folder(plan.pending().partial));
     }
   }
 

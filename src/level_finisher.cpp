@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "qmpbackup/backup_planner.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
@@ -123,6 +125,11 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   write_durably(files.manifest_path(), format_manifest(manifest));  // the commit point
 }
 
+bool is_open_in_qemu(Session& session, const NodeName& node) {
+  const std::vector<Node> nodes = query_nodes(session);
+  return std::any_of(nodes.begin(), nodes.end(), [&](const Node& candidate) { return candidate.name == node; });
+}
+
 /// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
 /// from it.
 void remove_adopted_bitmap(Session& session, const BitmapName& beside) {
@@ -176,7 +183,11 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   if (pending.was_running && query_status(session.client) == "io-error") {
     session.client.execute({"cont"});
   }
-  discard_durably(files.in_folder(pending.partial));
+  if (is_open_in_qemu(session, pending.node)) {
+    remove_durably(files.in_folder(pending.partial));
+  } else {
+    discard_durably(files.in_folder(pending.partial));
+  }
   manifest.pending.reset();
   if (!manifest.levels.empty() && !pending.adopts) {
     write_durably(files.manifest_path(), format_manifest(manifest));

@@ -85,7 +85,7 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
 void remove_partials(Session& session, const ChainFiles& files, const std::vector<Level>& partials) {
   for (const Level level : partials) {
     if (exists(files.partial_path(level))) {
-      discard_durably(files.partial_path(level));
+      remove_durably(files.partial_path(level));
       session.reporter.note(fmt::format("removed {} of an earlier run", files.partial_path(level)));
     }
   }

@@ -50,7 +50,8 @@ void rename_durably(const std::string& from, const std::string& to);
 void remove_durably(const std::string& path);
 
 /// Removes a file of ours durably, and frees its blocks even where another process still holds it open: QEMU 7.2 keeps
-/// removed descriptors while its VM is stopped. Fine when there is none; a link is removed, not followed.
+/// removed descriptors while its VM is stopped. Only when it is no node any more: an image cut to nothing makes
+/// query-named-block-nodes fail. Fine when there is none; a link is removed, not followed.
 void discard_durably(const std::string& path);
 
 /// Makes a folder with mode 0700 durably; fine when it exists.
