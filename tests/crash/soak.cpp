@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "crash/scene.hpp"
-#include "support/program.hpp"
+#include "crash/soak_journal.hpp"
 
 namespace qmpbackup::test {
 
@@ -32,17 +32,16 @@ struct Settings {
 
 class Soak {
  public:
-  explicit Soak(Settings settings) : settings_(std::move(settings)) {}
+  explicit Soak(Settings settings) : settings_(std::move(settings)), journal_(settings_.seed) {}
 
   // The number of violations.
   int run() {
     const auto end = Clock::now() + std::chrono::minutes(settings_.minutes);
-    next_report_ = Clock::now() + std::chrono::minutes(1);
     while (Clock::now() < end) {
       live_in_a_new_world(end);
     }
-    report("in all");
-    return violations_;
+    journal_.report("in all");
+    return journal_.violations();
   }
 
  private:
@@ -87,13 +86,14 @@ class Soak {
     options.style = random() % 2 == 0 ? DiskSpec::Style::Drive : DiskSpec::Style::Blockdev;
     options.format = random() % 4 == 0 ? "raw" : "qcow2";
     options.tmpfs_bytes = random() % 2 == 0 ? kRoom : 0;
-    history_ = {fmt::format("world {}: {} bytes of {}, {}, {}", worlds_, options.disk_bytes, options.format,
-                            options.start_paused ? "paused" : "running", options.tmpfs_bytes > 0 ? "tmpfs" : "folder")};
+    journal_.begin_world(fmt::format("world {}: {} bytes of {}, {}, {}", worlds_, options.disk_bytes, options.format,
+                                     options.start_paused ? "paused" : "running",
+                                     options.tmpfs_bytes > 0 ? "tmpfs" : "folder"));
     runs_ = !options.start_paused;
     try {
       scene_ = std::make_unique<Scene>(seed, options);
-      const int violations = violations_;
-      for (int i = 0; i < kSteps && Clock::now() < end && violations_ == violations; ++i) {
+      const int violations = journal_.violations();
+      for (int i = 0; i < kSteps && Clock::now() < end && journal_.violations() == violations; ++i) {
         one_step();
       }
     } catch (const std::exception& error) {
@@ -121,17 +121,13 @@ class Soak {
     if (chain_bases(scene_->base()).size() > kManyChains || scene_->levels().size() > kManyLevels) {
       begin_chain();
     }
-    ++steps_done_;
-    note(chosen->name);
+    journal_.begin_step(chosen->name);
     scene_->change_disk(1 + static_cast<int>(scene_->below(8)));
     (this->*chosen->act)();
     if (runs_ && scene_->vm().status() != "running") {
       violation({"the guest ran, and is now " + scene_->vm().status()});
     }
-    if (Clock::now() > next_report_) {
-      next_report_ += std::chrono::minutes(1);
-      report("so far");
-    }
+    journal_.report_now_and_then();
   }
 
   // Steps.
@@ -360,48 +356,16 @@ class Soak {
     return space.capacity - space.free;
   }
 
-  void note(std::string what) { history_.push_back(std::move(what)); }
-
-  void violation(const Violations& found) {
-    if (found.empty()) {
-      return;
-    }
-    violations_ += static_cast<int>(found.size());
-    const fs::path evidence = fmt::format("/tmp/qmpbackup-soak-{}-{}", settings_.seed, ++evidences_);
-    std::cout << fmt::format("VIOLATION, kept in {}:\n", evidence.string());
-    for (const std::string& line : found) {
-      std::cout << "  " << line << "\n";
-    }
-    constexpr std::size_t kShown = 30;
-    for (std::size_t i = history_.size() > kShown ? history_.size() - kShown : 0; i < history_.size(); ++i) {
-      std::cout << "    " << history_[i] << "\n";
-    }
-    std::cout << std::flush;
-    if (scene_) {
-      fs::create_directories(evidence);
-      run_program({"cp", "-a", scene_->everything(), evidence});
-      run_program({"cp", "-a", scene_->folder(), evidence / "chain"});
-    }
-  }
-
-  void report(const char* when) const {
-    std::cout << fmt::format("{}: seed {}, {} worlds, {} steps, {} faults, {} levels compared, {} violations\n", when,
-                             settings_.seed, worlds_, steps_done_, Scene::total_faults(), KnownLevels::total_compared(),
-                             violations_)
-              << std::flush;
-  }
+  void note(std::string what) { journal_.note(std::move(what)); }
+  void violation(const Violations& found) { journal_.violation(found, scene_.get()); }
 
   static constexpr std::uint64_t kRoom = 256 * MiB;
 
   Settings settings_;
   std::unique_ptr<Scene> scene_;
-  std::vector<std::string> history_;
-  Clock::time_point next_report_;
+  SoakJournal journal_;
   bool runs_ = false;
   std::uint64_t worlds_ = 0;
-  int steps_done_ = 0;
-  int violations_ = 0;
-  int evidences_ = 0;
 };
 
 }  // namespace
