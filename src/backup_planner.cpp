@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 
-#include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
@@ -384,128 +383,6 @@ const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const C
   }
   const Bitmap* bitmap = node->find_bitmap(last->bitmap);
   return bitmap != nullptr && !bitmap->busy && !bitmap->inconsistent ? last : nullptr;
-}
-
-QmpCommand add_descriptor(const DiskPlan& plan) {
-  return {"add-fd", {{"fdset-id", plan.fdset_id}, {"opaque", descriptor_label(plan.pending().chain)}}};
-}
-
-QmpCommand add_file_node(const DiskPlan& plan) {
-  const std::string path = plan.path_for_qemu.value_or(fmt::format("/dev/fdset/{}", plan.fdset_id));
-  return {"blockdev-add",
-          {{"driver", "file"},
-           {"node-name", target_file_node(plan.pending().chain).value},
-           {"filename", path},
-           {"cache", {{"direct", plan.direct_io}, {"no-flush", false}}}}};
-}
-
-QmpCommand create_image(const DiskPlan& plan) {
-  const Pending& pending = plan.pending();
-  nlohmann::json options{{"driver", "qcow2"},
-                         {"file", target_file_node(pending.chain).value},
-                         {"size", pending.virtual_size},
-                         {"cluster-size", pending.cluster_size}};
-  if (pending.compression == "zstd") {
-    options["compression-type"] = "zstd";
-  }
-  if (!pending.level.is_full()) {
-    options["backing-file"] = plan.files.backing_link(plan.intent.last()->level);
-    options["backing-fmt"] = "qcow2";
-  }
-  return {"blockdev-create",
-          {{"job-id", level_create_job(pending.chain, pending.level).value}, {"options", std::move(options)}}};
-}
-
-QmpCommand add_target(const Pending& pending) {
-  return {"blockdev-add",
-          {{"driver", "qcow2"},
-           {"node-name", target_node(pending.chain).value},
-           {"file", target_file_node(pending.chain).value},
-           {"backing", nullptr}}};
-}
-
-QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
-  nlohmann::json actions = nlohmann::json::array();
-  for (const DiskPlan& plan : plans) {
-    const Pending& pending = plan.pending();
-    actions.push_back({{"type", "block-dirty-bitmap-add"},
-                       {"data",
-                        {{"node", plan.disk.node.value},
-                         {"name", pending.bitmap.value},
-                         {"persistent", plan.persistent},
-                         {"granularity", kGranularity}}}});
-    if (pending.marked) {
-      actions.push_back({{"type", "block-dirty-bitmap-merge"},
-                         {"data",
-                          {{"node", plan.disk.node.value},
-                           {"target", pending.bitmap.value},
-                           {"bitmaps", nlohmann::json::array({{{"node", scratch_node(pending.chain).value},
-                                                               {"name", kMarks.value}}})}}}});
-    }
-    nlohmann::json backup{{"job-id", pending.job.value},
-                          {"device", plan.disk.node.value},
-                          {"target", target_node(pending.chain).value},
-                          {"sync", plan.previous_bitmap ? "bitmap" : "full"},
-                          {"auto-dismiss", false},
-                          {"compress", pending.compression != "none"},
-                          {"on-source-error", "report"},
-                          {"on-target-error", "report"}};
-    if (plan.previous_bitmap) {
-      backup["bitmap"] = plan.previous_bitmap->value;
-      backup["bitmap-mode"] = "never";
-    }
-    if (plan.speed_bytes_per_second) {
-      backup["speed"] = *plan.speed_bytes_per_second;
-    }
-    actions.push_back({{"type", "blockdev-backup"}, {"data", std::move(backup)}});
-  }
-  return {"transaction", {{"actions", std::move(actions)}}};
-}
-
-QmpCommand reopen_read_only(const Pending& pending) {
-  nlohmann::json options = add_target(pending).arguments;
-  options["read-only"] = true;
-  return {"blockdev-reopen", {{"options", nlohmann::json::array({std::move(options)})}}};
-}
-
-QmpCommand delete_node(const NodeName& node) {
-  return {"blockdev-del", {{"node-name", node.value}}};
-}
-QmpCommand dismiss_job(const JobId& job) {
-  return {"job-dismiss", {{"id", job.value}}};
-}
-QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap) {
-  return {"block-dirty-bitmap-remove", {{"node", node.value}, {"name", bitmap.value}}};
-}
-
-std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
-  std::vector<QmpCommand> commands;
-  for (const DiskPlan& disk : plan.disks) {
-    if (!disk.path_for_qemu) {
-      commands.push_back(add_descriptor(disk));
-    }
-    commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
-                                     dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
-                                     add_target(disk.pending())});
-    if (disk.pending().marked) {
-      commands.push_back(add_scratch_node(scratch_node(disk.pending().chain), disk.pending().virtual_size));
-      const auto marks = add_marks(scratch_node(disk.pending().chain), kMarks, disk.pending().virtual_size);
-      commands.insert(commands.end(), marks.begin(), marks.end());
-    }
-  }
-  commands.push_back(start_backup(plan.disks));
-  for (const DiskPlan& disk : plan.disks) {
-    const ChainId& chain = disk.pending().chain;
-    if (disk.pending().marked) {
-      commands.push_back(delete_node(scratch_node(chain)));
-    }
-    commands.insert(commands.end(), {reopen_read_only(disk.pending()), delete_node(target_node(chain)),
-                                     delete_node(target_file_node(chain)), dismiss_job(disk.pending().job)});
-    if (disk.previous_bitmap) {
-      commands.push_back(remove_bitmap(disk.disk.node, *disk.previous_bitmap));
-    }
-  }
-  return commands;
 }
 
 }  // namespace qmpbackup

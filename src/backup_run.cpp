@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/backup_wait.hpp"
 #include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/chain_reader.hpp"

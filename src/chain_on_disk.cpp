@@ -62,6 +62,18 @@ std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainF
   return std::nullopt;
 }
 
+LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files) {
+  LevelRecord record;
+  record.level = file.level;
+  record.file = files.level_file(file.level);
+  record.time = file.modified;
+  record.virtual_size = file.header ? file.header->virtual_size : 0;
+  record.file_size = file.file_size;
+  record.compression = "unknown";
+  record.qemu = "unknown";
+  return record;
+}
+
 Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const ChainId& id, const VmIdentity& vm,
                      const std::string& device) {
   Manifest manifest{.chain = id, .vm = vm, .device = device, .replaces = {}, .levels = {}, .pending = {}};
@@ -70,15 +82,8 @@ Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const Ch
     if (file.level != expected) {
       throw ChainError(fmt::format("{} is missing: the files do not make a chain", files.level_file(expected)));
     }
-    LevelRecord record;
-    record.level = file.level;
-    record.file = files.level_file(file.level);
-    record.time = file.modified;
-    record.virtual_size = file.header ? file.header->virtual_size : 0;
-    record.file_size = file.file_size;
-    record.compression = "unknown";
+    LevelRecord record = record_from_file(file, files);
     record.bitmap = kForeignBitmap;
-    record.qemu = "unknown";
     manifest.levels.push_back(std::move(record));
     if (auto fault = fault_of_level(chain, files, manifest.levels.back(), level_below(manifest.levels, file.level))) {
       throw ChainError(*fault);

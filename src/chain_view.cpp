@@ -1,21 +1,6 @@
 #include "qmpbackup/chain_view.hpp"
 
 namespace qmpbackup {
-namespace {
-
-LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files) {
-  LevelRecord record;
-  record.level = file.level;
-  record.file = files.level_file(file.level);
-  record.time = file.modified;
-  record.virtual_size = file.header ? file.header->virtual_size : 0;
-  record.file_size = file.file_size;
-  record.compression = "unknown";
-  return record;
-}
-
-}  // namespace
-
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<LevelView> views;
   std::optional<Level> below;

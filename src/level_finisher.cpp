@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/merge_finisher.hpp"

@@ -8,7 +8,6 @@
 #include "qmpbackup/chain_files.hpp"
 #include "qmpbackup/chain_on_disk.hpp"
 #include "qmpbackup/manifest.hpp"
-#include "qmpbackup/qmp_message.hpp"
 #include "qmpbackup/sizes.hpp"
 #include "qmpbackup/vm_state.hpp"
 
@@ -78,20 +77,5 @@ BackupPlan plan_backup(const VmState& vm, const std::vector<DiskCircumstances>& 
 /// The level record whose bitmap the next incremental needs, if its marks can be looked at before planning
 /// (bitmap_marks.hpp): the bitmap is on the disk's node and usable.
 const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain);
-
-// The commands of a plan, in the order of the run.
-QmpCommand add_descriptor(const DiskPlan& plan);  ///< sent once for each descriptor
-QmpCommand add_file_node(const DiskPlan& plan);
-QmpCommand create_image(const DiskPlan& plan);
-QmpCommand add_target(const Pending& pending);
-/// One transaction for all disks: the point in time.
-QmpCommand start_backup(const std::vector<DiskPlan>& plans);
-QmpCommand reopen_read_only(const Pending& pending);
-QmpCommand delete_node(const NodeName& node);
-QmpCommand dismiss_job(const JobId& job);
-QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap);
-
-/// All of the above for `--dry-run`.
-std::vector<QmpCommand> list_commands(const BackupPlan& plan);
 
 }  // namespace qmpbackup

@@ -47,6 +47,9 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
 /// The first fault among all levels of the manifest, if any.
 std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainFiles& files);
 
+/// What a level's file alone tells of it; the rest is "unknown" or empty.
+LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files);
+
 /// The manifest of a chain that was made by another program with the same file names and one bitmap `bitmap0`.
 /// Throws ChainError where the files do not make a chain.
 Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const ChainId& id, const VmIdentity& vm,

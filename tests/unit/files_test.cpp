@@ -14,6 +14,7 @@
 #include "qmpbackup/clock.hpp"
 
 #include "support/images.hpp"
+#include "support/requirements.hpp"
 #include "support/temp_folder.hpp"
 
 namespace qmpbackup {
@@ -83,9 +84,7 @@ TEST_F(Files, A_Failed_Write_Leaves_No_Temporary_File) {
 
 TEST_F(Files, A_Write_To_A_Full_File_System_Leaves_The_Old_Content_And_No_Temporary_File) {
   test::TmpfsFolder small(1024 * 1024);
-  if (!small.available()) {
-    GTEST_SKIP() << small.problem();
-  }
+  QMPBACKUP_REQUIRE_TMPFS(small);
   const std::string file = (small / "f").string();
   write_durably(file, "old");
   EXPECT_THROW(write_durably(file, std::string(2'000'000, 'x')), FileError);

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup::test {
