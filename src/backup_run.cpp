@@ -232,9 +232,12 @@ class BackupRun {
         results_.push_back(to_json(device, plan.files, record, elapsed(), reason));
         clean_up_after_commit(session_, plan.intent);
       }
-    } catch (const std::exception&) {
+    } catch (const std::exception& error) {
       reporter_.end_progress();
       undo(plans);
+      if (dynamic_cast<const Interrupted*>(&error) == nullptr) {
+        client_.throw_if_qemu_ends();  // it cancels our job before it goes
+      }
       throw;
     }
   }

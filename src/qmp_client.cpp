@@ -64,6 +64,7 @@ struct QmpClient::Connection : std::enable_shared_from_this<Connection> {
   void take_lines();
   void send(std::string_view text, const std::vector<int>& descriptors);
   void throw_if_broken() const;
+  QmpMessage take_message();
   nlohmann::json await_reply(const std::string& id, const std::string& command);
 
   EventLoop& loop;
@@ -78,6 +79,7 @@ struct QmpClient::Connection : std::enable_shared_from_this<Connection> {
   std::deque<QmpEvent> events;
   std::optional<std::string> broken;  // why the connection is of no use any more
   std::string version;
+  bool shutdown_announced = false;
   // A reply to a client that was killed can reach the next one. Ids start somewhere else each time, so that it is told
   // apart.
   int next_id = random_number();
@@ -126,8 +128,7 @@ void QmpClient::Connection::handshake() {
       throw ConnectError(fmt::format("QEMU at {} closed the connection before its greeting", address.text()),
                          "check that -socket names a QMP monitor");
     }
-    const QmpMessage message = parse_qmp_message(lines.front());
-    lines.pop_front();
+    const QmpMessage message = take_message();
     if (const auto* greeting = std::get_if<QmpGreeting>(&message)) {
       version = greeting->version;
       return;
@@ -176,6 +177,15 @@ void QmpClient::Connection::throw_if_broken() const {
     throw ConnectionLost(fmt::format("the connection to QEMU at {} broke: {}", address.text(), *broken),
                          "see whether QEMU still runs; the next run cleans up what this one left there");
   }
+}
+
+/// The oldest line, which must be there.
+QmpMessage QmpClient::Connection::take_message() {
+  QmpMessage message = parse_qmp_message(lines.front());
+  lines.pop_front();
+  const auto* event = std::get_if<QmpEvent>(&message);
+  shutdown_announced = shutdown_announced || (event != nullptr && event->name == "SHUTDOWN");
+  return message;
 }
 
 void QmpClient::Connection::send(std::string_view text, const std::vector<int>& descriptors) {
@@ -230,8 +240,7 @@ nlohmann::json QmpClient::Connection::await_reply(const std::string& id, const s
     if (lines.empty()) {
       throw_if_broken();
     }
-    QmpMessage message = parse_qmp_message(lines.front());
-    lines.pop_front();
+    QmpMessage message = take_message();
     if (auto* event = std::get_if<QmpEvent>(&message)) {
       events.push_back(std::move(*event));
       if (events.size() > kMostEvents) {
@@ -318,11 +327,16 @@ std::optional<QmpEvent> QmpClient::next_event(Deadline deadline) {
     if (connection.lines.empty()) {
       connection.throw_if_broken();
     }
-    QmpMessage message = parse_qmp_message(connection.lines.front());
-    connection.lines.pop_front();
+    QmpMessage message = connection.take_message();
     if (auto* event = std::get_if<QmpEvent>(&message)) {
       return std::move(*event);
     }
+  }
+}
+
+void QmpClient::throw_if_qemu_ends() {
+  const Deadline deadline = after(connection_->timeouts.connect);
+  while (connection_->shutdown_announced && next_event(deadline)) {
   }
 }
 

@@ -57,6 +57,11 @@ class QmpClient {
   /// The next event that came, waiting for it until the deadline; nothing when none came.
   std::optional<QmpEvent> next_event(Deadline deadline);
 
+  /// When QEMU announced its shutdown, whatever failed may have failed because of it: waits for the end of the
+  /// connection, which throws ConnectionLost. Returns when there was no such event, or the end does not come within the
+  /// time that a connection may take (QEMU can be told to stay: -no-shutdown). Drops events.
+  void throw_if_qemu_ends();
+
   [[nodiscard]] const std::string& qemu_version() const;
 
  private:
