@@ -65,7 +65,7 @@ QemuVm::~QemuVm() = default;
 std::vector<std::string> QemuVm::command_line() const {
   // qemu-io prints to QEMU's stdout, which must be written line by line to be there when the monitor answers.
   std::vector<std::string> argv = {
-      "stdbuf",      "-oL",      options_.binary, "-machine", options_.machine + ",accel=kvm:tcg",
+      "stdbuf",      "-oL",      options_.binary, "-machine", options_.machine + ",accel=" + options_.accelerators,
       "-nodefaults", "-display", "none",          "-m",       "64"};
   const auto add = [&argv](std::initializer_list<std::string> arguments) { argv.insert(argv.end(), arguments); };
   for (const auto* name : {"qmp", "control"}) {

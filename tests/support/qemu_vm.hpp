@@ -39,6 +39,7 @@ struct VmOptions {
   std::string name = {};
   std::string uuid = {};
   std::string machine = "q35";
+  std::string accelerators = "kvm:tcg";
   std::vector<std::string> extra_arguments = {};
   std::string run_as_user =
       {};                    // needs root; images and sockets are given to that user, the temp folder to pass through
