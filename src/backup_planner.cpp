@@ -323,7 +323,7 @@ class DiskPlanner {
                                                      : Manifest{.chain = in_.fresh_id,
                                                                 .vm = vm_.identity,
                                                                 .device = disk_.label,
-                                                                .replaces = {},
+                                                                .replaces = in_.chain.damaged_id,
                                                                 .levels = {},
                                                                 .pending = {}};
     if (in_.chain.manifest && !replaces) {
@@ -339,7 +339,26 @@ class DiskPlanner {
       warnings_.push_back(about(fmt::format("taking a new full: {}; the old chain moves to {}", reason,
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
+    if (replaces && !in_.chain.manifest && !in_.chain.damaged_id) {
+      warn_of_unknown_bitmaps();
+    }
     return plan;
+  }
+
+  /// A chain whose manifest is lost may have left its bitmap; which one it is, nobody knows any more.
+  void warn_of_unknown_bitmaps() const {
+    std::string names;
+    for (const Bitmap& bitmap : node_.bitmaps) {
+      if (bitmap.name.starts_with(kPrefix)) {
+        names += (names.empty() ? "" : ", ") + bitmap.name.value;
+      }
+    }
+    if (!names.empty()) {
+      warnings_.push_back(about(fmt::format(
+          "{} may belong to the old chain, whose manifest is gone; where no other chain of this disk needs it, remove "
+          "it with -cleanBitmap, which removes all, and take a new full",
+          names)));
+    }
   }
 
   DiskPlan plan_incremental() const {

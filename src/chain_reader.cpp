@@ -12,8 +12,9 @@ namespace {
 constexpr ByteCount kLargestManifest = 64 * kMiB;
 
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
+  std::optional<std::string> text;
   try {
-    const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
+    text = read_file_if_there(files.manifest_path(), kLargestManifest);
     if (!text) {
       return;
     }
@@ -25,6 +26,7 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   } catch (const ManifestDamaged& error) {
     chain.manifest_state = ManifestState::kDamaged;
     chain.manifest_problem = error.what();
+    chain.damaged_id = find_chain_id(*text);
   } catch (const FileError& error) {
     chain.manifest_state = ManifestState::kDamaged;
     chain.manifest_problem = error.what();

@@ -115,6 +115,24 @@ void rename_durably(const std::string& from, const std::string& to) {
   }
 }
 
+void link_or_move_durably(const std::string& from, const std::string& to) {
+  if (::link(from.c_str(), to.c_str()) == 0) {
+    sync_folder(folder_of(to));
+    return;
+  }
+  const int error = errno;
+  std::error_code ignored;
+  if (error == EEXIST && std::filesystem::equivalent(from, to, ignored)) {
+    return;
+  }
+  if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK) {
+    rename_durably(from, to);
+    return;
+  }
+  errno = error;
+  fail("link", from);
+}
+
 void remove_durably(const std::string& path) {
   if (::unlink(path.c_str()) != 0) {
     if (errno == ENOENT) {

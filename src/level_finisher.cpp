@@ -79,8 +79,9 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
   return record;
 }
 
-/// Moves the chain that a new full replaces into its archive folder. Can be repeated after a kill at any point, as long
-/// as the new level's partial file is there: then every level file under a final name is an old one.
+/// Moves the chain that a new full replaces into its archive folder. At every moment all its levels are in one of the
+/// two folders, so that they restore. Can be repeated after a kill at any point, as long as the new level's partial
+/// file is there: then every level file under a final name is an old one.
 void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
   const ChainFiles archive = files.archived(*manifest.pending->archive);
   make_folder_durably(archive.folder());
@@ -89,9 +90,11 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
     old.pending.reset();
     write_durably(archive.manifest_path(), format_manifest(old));
   }
+  std::vector<std::string> levels;
   for (const std::string& name : list_folder(files.folder())) {
     if (files.level_of_file(name)) {
-      rename_durably(files.in_folder(name), archive.in_folder(name));
+      link_or_move_durably(files.in_folder(name), archive.in_folder(name));
+      levels.push_back(name);
     }
   }
   if (exists(files.checksums_path())) {
@@ -99,6 +102,9 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
   }
   if (exists(files.damaged_manifest_path())) {
     rename_durably(files.damaged_manifest_path(), archive.manifest_path());
+  }
+  for (const std::string& name : levels) {
+    remove_durably(files.in_folder(name));
   }
 }
 

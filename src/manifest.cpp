@@ -311,6 +311,14 @@ Manifest parse_manifest(std::string_view text) {
   return manifest;
 }
 
+std::optional<ChainId> find_chain_id(std::string_view text) {
+  constexpr std::string_view kKey = "\"chain\"";
+  constexpr std::size_t kUuid = 36;
+  const auto key = text.find(kKey);  // the chain's own is the first: keys are sorted
+  const auto quote = key == std::string_view::npos ? key : text.find('"', key + kKey.size());
+  return quote == std::string_view::npos ? std::nullopt : ChainId::parse(text.substr(quote + 1, kUuid));
+}
+
 std::string format_manifest(const Manifest& manifest) {
   json document = manifest.other;
   document.update(known_fields(manifest));

@@ -110,19 +110,20 @@ std::string QmpSchema::type_at(std::string_view command, std::initializer_list<s
   }
   std::string type = text_of(entities_.at(std::string(command)), "arg-type");
   for (const std::string_view member : path) {
-    type = member_type(type, member, 0);
+    std::set<std::string> seen;
+    type = member_type(type, member, seen);
   }
   return type;
 }
 
-std::string QmpSchema::member_type(const std::string& object, std::string_view member, int depth) const {
-  constexpr int kDeepest = 4;  // variants of variants; a hostile schema may refer to itself
+std::string QmpSchema::member_type(const std::string& object, std::string_view member,
+                                   std::set<std::string>& seen) const {
   const auto found = entities_.find(object);
-  if (found == entities_.end() || depth > kDeepest) {
+  if (found == entities_.end() || !seen.insert(object).second) {
     return {};
   }
   if (text_of(*found, "meta-type") == "array") {
-    return member_type(text_of(*found, "element-type"), member, depth + 1);
+    return member_type(text_of(*found, "element-type"), member, seen);
   }
   for (const json& candidate : found->value("members", json::array())) {
     if (candidate.is_object() && text_of(candidate, "name") == member) {
@@ -131,7 +132,7 @@ std::string QmpSchema::member_type(const std::string& object, std::string_view m
   }
   for (const json& variant : found->value("variants", json::array())) {
     if (variant.is_object()) {
-      if (std::string type = member_type(text_of(variant, "type"), member, depth + 1); !type.empty()) {
+      if (std::string type = member_type(text_of(variant, "type"), member, seen); !type.empty()) {
         return type;
       }
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing: install_packages.sh SET...
 #   build  compiles qmpbackup        run   what it works on: QEMU and qemu-img
-#   test   what the tests need more  demo, bench  what tests/demo.sh, tests/bench need more
+#   test   what the tests need more  demo, bench, fuzz  what tests/demo.sh, tests/bench, tests/fuzz need more
 # Where nothing is missing, nothing is run: no network, no root needed.
 set -euo pipefail
 
@@ -11,6 +11,7 @@ packages_of() {
     run) echo qemu-system-x86 qemu-utils ;;
     # libgmock-dev: Debian's CMake files for GoogleTest name its libraries too.
     test) echo libgtest-dev libgmock-dev clang-format nbdkit e2fsprogs util-linux ;;
+    fuzz) echo clang libclang-rt-dev ;;
     demo) echo e2fsprogs util-linux socat ;;
     bench) echo bc socat time ;;
     *)

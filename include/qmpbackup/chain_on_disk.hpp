@@ -24,9 +24,10 @@ struct LevelFile {
 /// A chain as it was found in its folder.
 struct ChainOnDisk {
   ManifestState manifest_state = ManifestState::kAbsent;
-  std::string manifest_problem;      ///< for kDamaged and kTooNew
-  std::optional<Manifest> manifest;  ///< for kGood
-  std::vector<LevelFile> files;      ///< ascending by level
+  std::string manifest_problem;       ///< for kDamaged and kTooNew
+  std::optional<Manifest> manifest;   ///< for kGood
+  std::optional<ChainId> damaged_id;  ///< for kDamaged: the chain's id, where it can still be read
+  std::vector<LevelFile> files;       ///< ascending by level
   std::vector<Level> partials;
   bool full_is_empty_image = false;     ///< BASE.full.qcow2 is a qcow2 image that nothing was ever written to
   bool keeps_damaged_manifest = false;  ///< BASE.chain.json.damaged is there

@@ -46,6 +46,10 @@ void write_durably(const std::string& path, std::string_view content);
 /// Renames within or between folders of one file system, durably. Replaces `to`.
 void rename_durably(const std::string& from, const std::string& to);
 
+/// Gives a file a second name, `to`, durably; where the file system has no hard links, moves it there. Fine when it was
+/// done before. Throws FileError, also when `to` is another file.
+void link_or_move_durably(const std::string& from, const std::string& to);
+
 /// Removes a file durably; fine when there is none.
 void remove_durably(const std::string& path);
 

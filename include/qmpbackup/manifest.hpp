@@ -99,6 +99,9 @@ std::optional<Level> level_below(const std::vector<LevelRecord>& levels, Level l
 /// Throws ManifestDamaged or ManifestTooNew. Trusts nothing: names must be plain file names, levels must have no gap.
 Manifest parse_manifest(std::string_view text);
 
+/// The chain's id in the text of a damaged manifest, as far as it can still be found there.
+std::optional<ChainId> find_chain_id(std::string_view text);
+
 /// The text of BASE.chain.json, pretty-printed, with a final newline.
 std::string format_manifest(const Manifest& manifest);
 

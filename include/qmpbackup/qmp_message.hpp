@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -71,7 +72,9 @@ class QmpSchema {
  private:
   /// The type at the end of a path of members, empty where there is none.
   [[nodiscard]] std::string type_at(std::string_view command, std::initializer_list<std::string_view> path) const;
-  [[nodiscard]] std::string member_type(const std::string& object, std::string_view member, int depth) const;
+  /// `seen`: the types on the way there; a hostile schema refers to itself.
+  [[nodiscard]] std::string member_type(const std::string& object, std::string_view member,
+                                        std::set<std::string>& seen) const;
 
   nlohmann::json entities_ = nlohmann::json::object();  ///< by name
 };

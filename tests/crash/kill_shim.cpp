@@ -1,7 +1,7 @@
 // Preloaded into the tool (LD_PRELOAD): kills it before or after one of its file steps.
 //
-// Counts the calls of fsync, rename, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N (from 0) names one,
-// QMPBACKUP_KILL_WHEN=before|after the moment. Programs that the tool starts are left alone.
+// Counts the calls of fsync, rename, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N (from 0) names
+// one, QMPBACKUP_KILL_WHEN=before|after the moment. Programs that the tool starts are left alone.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -85,6 +85,10 @@ int fsync(int fd) {
 
 int rename(const char* from, const char* to) noexcept {
   return killer().around([=] { return next<int(const char*, const char*)>("rename")(from, to); });
+}
+
+int link(const char* from, const char* to) noexcept {
+  return killer().around([=] { return next<int(const char*, const char*)>("link")(from, to); });
 }
 
 int unlink(const char* path) noexcept {

@@ -138,16 +138,22 @@ std::vector<std::string> KnownLevels::check_unfinished(const fs::path& base) con
     const json manifest = read_manifest(base);
     const json pending = manifest.value("pending", json());
     const bool moves = pending.is_object() && pending.contains("archive") && pending.at("archive").is_string();
-    for (const json& entry : manifest.at("levels")) {
-      const fs::path file = level_path(base, entry.at("level").get<int>());
-      if (!moves) {
-        report(compare(entry.at("bitmap").get<std::string>(), file));
-      } else if (std::ranges::none_of(chain_bases(base), [&](const fs::path& chain) {
-                   return fs::exists(level_path(chain, entry.at("level").get<int>()));
-                 })) {
-        report(fmt::format("{} is neither in its place nor moved aside", file.string()));
+    const auto problems_at = [&](const fs::path& place) {
+      std::vector<std::string> problems;
+      for (const json& entry : manifest.at("levels")) {
+        const fs::path file = level_path(place, entry.at("level").get<int>());
+        if (std::string problem = compare(entry.at("bitmap").get<std::string>(), file); !problem.empty()) {
+          problems.push_back(std::move(problem));
+        }
       }
+      return problems;
+    };
+    auto problems = problems_at(base);
+    if (moves && !problems.empty()) {  // all of them are in the one folder, or all in the other
+      problems =
+          problems_at(fs::path(base.string() + "." + pending.at("archive").get<std::string>()) / base.filename());
     }
+    std::ranges::for_each(problems, report);
     if (pending.is_object() && !moves) {
       if (const fs::path file = level_path(base, pending.at("level").get<int>()); fs::exists(file)) {
         report(compare(pending.at("bitmap").get<std::string>(), file));

@@ -182,7 +182,7 @@ TEST_P(PlannerAtADeadEnd, Takes_A_New_Full_By_Auto_With_The_Reason_And_Moves_The
   EXPECT_TRUE(*pending.archive == "20261122T020000Z" || *pending.archive == "20261120T020000Z" ||
               *pending.archive == "20261123T020000Z")
       << *pending.archive;
-  ASSERT_EQ(plan.warnings.size(), 1U);
+  ASSERT_FALSE(plan.warnings.empty());
   EXPECT_NE(plan.warnings[0].find("taking a new full"), std::string::npos);
   EXPECT_NE(plan.warnings[0].find("/backup/drive0." + *pending.archive), std::string::npos) << plan.warnings[0];
   EXPECT_EQ(plan.disks[0].manifest_was_damaged, disk_.chain.manifest_state == ManifestState::kDamaged);
@@ -194,6 +194,28 @@ TEST_P(PlannerAtADeadEnd, Takes_A_New_Full_By_Auto_With_The_Reason_And_Moves_The
 
 INSTANTIATE_TEST_SUITE_P(Every, PlannerAtADeadEnd, testing::ValuesIn(kDeadEnds),
                          [](const auto& each) { return each.param.name; });
+
+TEST_F(PlannerTest, A_New_Chain_Replaces_The_One_Whose_Manifest_Is_Damaged) {
+  have_chain_up_to(0);
+  disk_.chain.manifest.reset();
+  disk_.chain.manifest_state = ManifestState::kDamaged;
+  disk_.chain.damaged_id = kChain;
+  ask_auto();
+  const BackupPlan plan = this->plan();
+  EXPECT_EQ(plan.disks.at(0).intent.replaces, kChain);  // so that its bitmap goes
+  EXPECT_EQ(plan.warnings.size(), 1U);
+}
+
+TEST_F(PlannerTest, Names_The_Bitmap_That_A_Lost_Manifest_Leaves_Behind) {
+  have_chain_up_to(0);
+  disk_.chain.manifest.reset();
+  disk_.chain.manifest_state = ManifestState::kAbsent;
+  ask_auto();
+  const BackupPlan plan = this->plan();
+  EXPECT_FALSE(plan.disks.at(0).intent.replaces);
+  ASSERT_EQ(plan.warnings.size(), 2U);
+  EXPECT_NE(plan.warnings[1].find(level_bitmap(kChain, Level{0}).value), std::string::npos) << plan.warnings[1];
+}
 
 TEST_F(PlannerTest, Refuses_An_Incremental_Without_A_Full) {
   for (const int level : {0, 3}) {

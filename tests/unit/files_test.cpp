@@ -137,6 +137,20 @@ TEST_F(Files, Renamed_And_Removed_Durably_Say_What_Failed) {
   EXPECT_THROW(make_folder_durably(path("plain")), FileError);
 }
 
+TEST_F(Files, Linked_Have_Both_Names_And_Never_Replace_Another_File) {
+  write_file(path("a"), "content");
+  fs::create_directory(path("folder"));
+  for (int again = 0; again < 2; ++again) {
+    link_or_move_durably(path("a"), path("folder/a"));
+    EXPECT_EQ(read_file(path("a")), "content");
+    EXPECT_EQ(read_file(path("folder/a")), "content");
+  }
+  write_file(path("b"), "other");
+  EXPECT_THROW(link_or_move_durably(path("b"), path("folder/a")), FileError);
+  EXPECT_THROW(link_or_move_durably(path("absent"), path("folder/c")), FileError);
+  EXPECT_EQ(read_file(path("folder/a")), "content");
+}
+
 TEST_F(Files, Absent_Is_Told_Apart_From_Unreadable_And_Too_Large) {
   EXPECT_FALSE(read_file_if_there(path("none"), kMiB));
   write_file(path("f"), std::string(1000, 'x'));

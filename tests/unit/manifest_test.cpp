@@ -178,6 +178,16 @@ TEST(Manifest, A_Newer_Format_Is_Refused_By_Its_Number) {
   }
 }
 
+TEST(Manifest, Still_Tells_Its_Chain_When_It_Is_Damaged) {
+  const Manifest manifest = manifest_of(1);
+  const std::string text = format_manifest(manifest);
+  EXPECT_EQ(find_chain_id(text), manifest.chain);
+  EXPECT_EQ(find_chain_id(text.substr(0, text.size() / 2)), manifest.chain);
+  for (const char* none : {"", "{", R"({"chain")", R"({"chain": ")", R"({"chain": "no-uuid"})", R"({"chain": 7})"}) {
+    EXPECT_EQ(find_chain_id(none), std::nullopt) << none;
+  }
+}
+
 TEST(Manifest, Cut_At_Any_Length_Is_Damaged) {
   Manifest manifest = manifest_of(1);
   manifest.pending = pending_of(manifest);

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds the libFuzzer targets and runs each for so many seconds: run.sh [SECONDS]
+# What it finds stays in build/fuzz/findings.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+seconds=${1-60}
+
+bash tests/install_packages.sh build fuzz
+cmake --preset fuzz
+cmake --build --preset fuzz --parallel "$(nproc)"
+mkdir -p build/fuzz/findings
+for target in qmp_message manifest; do
+  corpus=build/fuzz/corpus/$target
+  mkdir -p "$corpus"
+  echo "$target: $seconds seconds"
+  "build/fuzz/bin/${target}_fuzz" -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=2048 \
+    -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/findings/ "$corpus" "tests/fuzz/seeds/$target"
+done
