@@ -30,6 +30,11 @@ constexpr mode_t kFolderMode = 0700;
   throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)));
 }
 
+[[noreturn]] void fail(std::string_view what, const std::string& path, const std::string& to) {
+  const int error = errno;
+  throw FileError(fmt::format("cannot {} {} to {}: {}", what, path, to, std::strerror(error)));
+}
+
 std::string folder_of(const std::string& path) {
   const auto slash = path.rfind('/');
   if (slash == std::string::npos) {
@@ -130,7 +135,22 @@ void link_or_move_durably(const std::string& from, const std::string& to) {
     return;
   }
   errno = error;
-  fail("link", from);
+  fail("link", from, to);
+}
+
+void rename_to_new_durably(const std::string& from, const std::string& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
+    if (errno != EINVAL && errno != ENOSYS) {  // those say: not on this file system (NFS), not in this kernel
+      fail("rename", from, to);
+    }
+    if (::link(from.c_str(), to.c_str()) != 0) {  // does not replace either
+      fail("rename", from, to);
+    }
+    if (::unlink(from.c_str()) != 0) {
+      fail("remove", from);
+    }
+  }
+  sync_folder(folder_of(to));
 }
 
 void remove_durably(const std::string& path) {
@@ -210,7 +230,10 @@ std::optional<FileInfo> regular_file_info(const std::string& path) {
   if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) {
     return std::nullopt;
   }
-  return FileInfo{static_cast<ByteCount>(info.st_size), format_utc(info.st_mtime)};
+  struct stat name {};
+  const bool is_link = ::lstat(path.c_str(), &name) == 0 && S_ISLNK(name.st_mode);
+  return FileInfo{static_cast<ByteCount>(info.st_size), format_utc(info.st_mtime), is_link,
+                  (info.st_mode & (S_IWGRP | S_IWOTH)) != 0};
 }
 
 std::optional<ByteCount> block_device_size(const std::string& path) {
@@ -250,11 +273,14 @@ std::vector<std::byte> read_front(const std::string& path, std::size_t size) {
   return front;
 }
 
-std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress) {
+std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress,
+                           PageCache page_cache) {
   constexpr off_t kAhead = 8 * kMiB;  // so much is on its way from the storage while a block is hashed
   std::vector<std::byte> block(kMiB);
   const UniqueFd fd = open_file(path, O_RDONLY);
-  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);  // what is on disk counts, not what is in memory
+  if (page_cache == PageCache::kDrop) {
+    ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);  // what is on disk counts, not what is in memory
+  }
   ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
   ::posix_fadvise(fd.get(), 0, kAhead, POSIX_FADV_WILLNEED);
   Sha256 hash;
@@ -272,8 +298,30 @@ std::string sha256_of_file(const std::string& path, const std::function<void(Byt
       return hash.finish();
     }
     hash.add({block.data(), static_cast<std::size_t>(got)});
-    // What was read is not needed again: leave the page cache to others.
-    ::posix_fadvise(fd.get(), static_cast<off_t>(done), got, POSIX_FADV_DONTNEED);
+    if (page_cache == PageCache::kDrop) {  // what was read is not needed again
+      ::posix_fadvise(fd.get(), static_cast<off_t>(done), got, POSIX_FADV_DONTNEED);
+    }
+    done += static_cast<ByteCount>(got);
+    progress(done);
+  }
+}
+
+void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress) {
+  constexpr std::size_t kPiece = 64 * kMiB;
+  const UniqueFd in = open_file(from, O_RDONLY);
+  const UniqueFd out = open_file(to, O_WRONLY);
+  ByteCount done = 0;
+  for (;;) {
+    const ssize_t got = ::copy_file_range(in.get(), nullptr, out.get(), nullptr, kPiece, 0);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      fail("copy", from, to);
+    }
+    if (got == 0) {
+      return;
+    }
     done += static_cast<ByteCount>(got);
     progress(done);
   }

@@ -50,6 +50,9 @@ void rename_durably(const std::string& from, const std::string& to);
 /// done before. Throws FileError, also when `to` is another file.
 void link_or_move_durably(const std::string& from, const std::string& to);
 
+/// Renames durably within a file system, and never replaces: throws FileError where something has the name `to` by now.
+void rename_to_new_durably(const std::string& from, const std::string& to);
+
 /// Removes a file durably; fine when there is none.
 void remove_durably(const std::string& path);
 
@@ -71,10 +74,12 @@ std::optional<std::string> read_file_if_there(const std::string& path, ByteCount
 /// Whether something has this name, a dangling link included.
 bool exists(const std::string& path);
 
-/// Size and time of a regular file; nothing for anything else.
+/// What a regular file, or a link to one, is like; nothing for anything else.
 struct FileInfo {
   ByteCount size = 0;
-  std::string modified;  ///< RFC 3339 in UTC
+  std::string modified;           ///< RFC 3339 in UTC
+  bool is_link = false;           ///< the name is a symbolic link to it
+  bool others_may_write = false;  ///< its mode lets its group or everybody write
 };
 std::optional<FileInfo> regular_file_info(const std::string& path);
 
@@ -87,9 +92,18 @@ std::vector<std::string> list_folder(const std::string& path);
 /// The front of a file, at most `size` bytes; empty for a file that cannot be read.
 std::vector<std::byte> read_front(const std::string& path, std::size_t size);
 
-/// SHA-256 of a file's content, read from the storage without filling the page cache. Calls `progress` now and then
-/// with the bytes read so far. Throws FileError.
-std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress);
+enum class PageCache {
+  kDrop,   ///< read from the storage, leave nothing behind: proves what is on disk
+  kShare,  ///< read for another program too that reads the same file at the same time
+};
+
+/// SHA-256 of a file's content. Calls `progress` now and then with the bytes read so far. Throws FileError.
+std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress,
+                           PageCache page_cache = PageCache::kDrop);
+
+/// Copies a file's content into an existing file of the same file system, sharing blocks where that can. Calls
+/// `progress` as above. Throws FileError.
+void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress);
 
 /// Holds an exclusive lock (flock) on a lock file, which it makes when there is none and leaves there.
 class FileLock {
