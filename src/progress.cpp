@@ -4,10 +4,13 @@
 
 #include <algorithm>
 
+#include "qmpbackup/table.hpp"
+
 namespace qmpbackup {
 namespace {
 
 constexpr std::chrono::seconds kWindow{5};
+constexpr std::size_t kShortestLabel = 16;
 
 double seconds_between(Progress::TimePoint from, Progress::TimePoint to) {
   return std::chrono::duration<double>(to - from).count();
@@ -54,22 +57,26 @@ std::optional<std::chrono::seconds> Progress::remaining() const {
 std::string progress_line(const Progress& progress, std::size_t width) {
   const ByteCount done = std::min(progress.done(), progress.total());
   const double share = progress.total() == 0 ? 0 : static_cast<double>(done) / static_cast<double>(progress.total());
-  const std::string label = progress.device() + (progress.activity().empty() ? "" : " " + progress.activity());
+  // Rounded down: 100 % is said when nothing is left to do.
   std::string line =
-      fmt::format("{}  {:3.0f}%  {} of {}", label, 100 * share, format_size(done), format_size(progress.total()));
+      fmt::format("  {:3}%  {} of {}", static_cast<int>(100 * share), format_size(done), format_size(progress.total()));
   const std::string rate = fmt::format("  {}/s", format_size(progress.bytes_per_second()));
   const auto remaining = progress.remaining();
   const std::string left = remaining ? fmt::format("  {} left", clock_time(*remaining)) : std::string();
+  std::string label = progress.device() + (progress.activity().empty() ? "" : " " + progress.activity());
+  // A long name gives way to the figures.
+  label =
+      cut_to_width(label, std::max(kShortestLabel, width - std::min(width, line.size() + rate.size() + left.size())));
   for (const std::string& part : {rate, left}) {
-    if (line.size() + part.size() <= width) {
+    if (text_width(label) + line.size() + part.size() <= width) {
       line += part;
     }
   }
-  return line.substr(0, width);
+  return cut_to_width(label + line, width);
 }
 
 std::string format_seconds(double seconds) {
-  if (seconds < 60) {
+  if (seconds < 59.995) {  // which would print as 60.00
     return fmt::format("{:.2f} s", seconds);
   }
   const auto whole = static_cast<std::uint64_t>(seconds + 0.5);
