@@ -33,7 +33,7 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
     return fmt::format("{} is gone", record.file);
   }
   if (!file->header) {
-    return fmt::format("{} is not a qcow2 file", record.file);
+    return fmt::format("{} is not a {} file", record.file, file->modified.empty() ? "regular" : "qcow2");
   }
   const Qcow2Header& header = *file->header;
   if (header.corrupt) {

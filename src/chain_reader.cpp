@@ -34,11 +34,14 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
 }
 
 LevelFile read_level(const ChainFiles& files, Level level) {
-  LevelFile file{level, 0, std::nullopt, {}};
+  LevelFile file;
+  file.level = level;
   const std::string path = files.level_path(level);
   if (const auto info = regular_file_info(path)) {
     file.file_size = info->size;
     file.modified = info->modified;
+    file.is_link = info->is_link;
+    file.others_may_write = info->others_may_write;
     // Our own files name their backing file right behind the header; others may do so further on, up to the cluster's
     // end.
     constexpr std::size_t kUsually = 4 * kKiB;

@@ -1,6 +1,24 @@
 #include "qmpbackup/chain_view.hpp"
 
+#include <algorithm>
+
 namespace qmpbackup {
+namespace {
+
+/// The level that `file` is on top of by its backing link, where that is gone. After a merge numbers have gaps, so that
+/// the link alone tells.
+std::optional<Level> missing_below(const ChainOnDisk& chain, const ChainFiles& files, const LevelFile& file,
+                                   std::optional<Level> below) {
+  if (!file.header) {
+    return std::nullopt;
+  }
+  const auto link = files.level_of_file(file.header->backing_name());
+  const bool between = link && *link < file.level && (!below || *below < *link);
+  return between && chain.file_of(*link) == nullptr ? link : std::nullopt;
+}
+
+}  // namespace
+
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<LevelView> views;
   std::optional<Level> below;
@@ -14,6 +32,11 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
     }
   } else if (!chain.full_is_empty_image) {
     for (const LevelFile& file : chain.files) {
+      if (const auto missing = missing_below(chain, files, file, below)) {
+        LevelRecord gone = record_from_file({*missing}, files);
+        gone.time = views.empty() ? "" : views.back().record.time;  // not before that
+        add(gone, false);
+      }
       add(record_from_file(file, files), false);
     }
   }
@@ -38,6 +61,11 @@ std::optional<Level> newest_good(const std::vector<LevelView>& levels) {
     good = view.record.level;
   }
   return good;
+}
+
+bool times_ascend(const std::vector<LevelView>& levels) {
+  return std::is_sorted(levels.begin(), levels.end(),
+                        [](const LevelView& a, const LevelView& b) { return a.record.time < b.record.time; });
 }
 
 std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc) {

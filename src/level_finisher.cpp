@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "qmpbackup/backup_commands.hpp"
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
-#include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {

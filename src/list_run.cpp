@@ -6,7 +6,7 @@
 #include <set>
 
 #include "qmpbackup/chain_reader.hpp"
-#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
@@ -28,7 +28,7 @@ struct Listing {
 Listing look(EventLoop& loop, const ChainFiles& files) {
   finish_merge_if_pending(files);
   Listing listing{files, read_chain(loop, files), {}, {}};
-  listing.levels = view_chain(listing.chain, files);
+  listing.levels = view_with_checksums(listing.chain, files);
   for (const std::string& name : list_folder(files.folder())) {
     if (const auto time = files.time_of_archive(name)) {
       listing.archives.push_back(files.archived(*time).folder());
@@ -114,9 +114,11 @@ std::vector<std::string> table_of(const Listing& listing) {
       {"level", "point in time", "changed", "written", "disk", "packed", "sha256"}};
   for (const LevelView& level : listing.levels) {
     const LevelRecord& record = level.record;
-    rows.push_back({level_name(record.level), format_local(record.time),
+    const bool known = level.from_manifest || listing.chain.file_of(record.level) != nullptr;
+    rows.push_back({level_name(record.level), known ? format_local(record.time) : "?",
                     level.from_manifest && record.bytes_copied > 0 ? format_size(record.bytes_copied) : "?",
-                    format_size(record.file_size), format_size(record.virtual_size), record.compression,
+                    known ? format_size(record.file_size) : "-", known ? format_size(record.virtual_size) : "-",
+                    level.from_manifest ? record.compression : "?",
                     level.fault     ? "UNUSABLE"
                     : record.sha256 ? "yes"
                                     : "no"});

@@ -1,7 +1,6 @@
 #include "qmpbackup/merge_finisher.hpp"
 
-#include <fmt/format.h>
-
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/files.hpp"
 
 namespace qmpbackup {
@@ -50,23 +49,6 @@ void finish_merge_if_pending(const ChainFiles& files) {
   const FileLock lock(files.lock_path());
   if (auto manifest = pending()) {
     finish_merge(files, *manifest);
-  }
-}
-
-void write_checksums(const ChainFiles& files, const Manifest& manifest) {
-  std::string text;
-  for (const LevelRecord& record : manifest.levels) {
-    if (record.sha256) {
-      const bool escaped = record.file.find_first_of("\\\n") != std::string::npos;  // as sha256sum does
-      std::string name;
-      for (const char c : record.file) {
-        name += c == '\\' ? "\\\\" : c == '\n' ? "\\n" : std::string(1, c);
-      }
-      text += fmt::format("{}{}  {}\n", escaped ? "\\" : "", *record.sha256, name);
-    }
-  }
-  if (!text.empty()) {
-    write_durably(files.checksums_path(), text);
   }
 }
 

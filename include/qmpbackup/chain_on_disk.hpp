@@ -17,8 +17,10 @@ enum class ManifestState { kAbsent, kGood, kDamaged, kTooNew };
 struct LevelFile {
   Level level;
   ByteCount file_size = 0;
-  std::optional<Qcow2Header> header;  ///< nothing: no regular file, or no qcow2
-  std::string modified;               ///< RFC 3339 in UTC
+  std::optional<Qcow2Header> header{};  ///< nothing: no regular file, or no qcow2
+  std::string modified{};               ///< RFC 3339 in UTC; empty: no regular file
+  bool is_link = false;                 ///< a symbolic link to a regular file
+  bool others_may_write = false;
 };
 
 /// A chain as it was found in its folder.

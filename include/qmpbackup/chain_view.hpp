@@ -16,8 +16,8 @@ struct LevelView {
 };
 
 /// All levels of a chain, the full first, with what can be seen without reading their data. Works from the qcow2 files
-/// alone when the manifest is lost or damaged: the backing links are enough to restore. Files beyond what the manifest
-/// knows are left out.
+/// alone when the manifest is lost or damaged: the backing links are enough to restore, and to see that a level below
+/// another one is gone. Files beyond what the manifest knows are left out.
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files);
 
 /// Where a level stands among `levels`; nothing when it is not there.
@@ -26,6 +26,9 @@ std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level 
 /// The newest level that can be restored: it and all below it are without fault. Nothing when the full is gone or
 /// damaged.
 std::optional<Level> newest_good(const std::vector<LevelView>& levels);
+
+/// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.
+bool times_ascend(const std::vector<LevelView>& levels);
 
 /// The newest level not after a point in time (RFC 3339 in UTC, compared as text); nothing when all are later.
 std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc);

@@ -14,7 +14,4 @@ void finish_merge(const ChainFiles& files, Manifest& manifest);
 /// ChainBusy, FileError.
 void finish_merge_if_pending(const ChainFiles& files);
 
-/// BASE.sha256 from the manifest, for `sha256sum -c` in the chain's folder. Throws FileError.
-void write_checksums(const ChainFiles& files, const Manifest& manifest);
-
 }  // namespace qmpbackup

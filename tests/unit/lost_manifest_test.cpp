@@ -1,0 +1,145 @@
+// What can still be said of a chain whose manifest is lost: which level is gone, which bytes it should have.
+#include <gtest/gtest.h>
+
+#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
+#include "qmpbackup/files.hpp"
+
+#include "support/images.hpp"
+#include "support/temp_folder.hpp"
+
+namespace qmpbackup {
+namespace {
+
+class LostManifest : public testing::Test {
+ protected:
+  void add(int number, int below) {
+    LevelFile file;
+    file.level = Level{number};
+    file.header = Qcow2Header{};
+    file.header->backing_file = number < 0 ? "" : files_.level_file(Level{below});
+    file.modified = "2026-11-2" + std::to_string(number + 1) + "T02:00:00Z";
+    chain_.files.push_back(file);
+  }
+  void write_line(Level level, const std::string& digits) {
+    lines_ += digits + "  " + files_.level_file(level) + "\n";
+    test::write_file(files_.checksums_path(), lines_);
+  }
+
+  test::TempFolder folder_;
+  ChainFiles files_{folder_ / "d"};
+  ChainOnDisk chain_;
+  std::string lines_;
+};
+
+TEST_F(LostManifest, Level_That_A_Link_Names_Is_Shown_As_Gone) {
+  add(-1, 0);
+  add(1, 0);
+  add(2, 1);
+  const auto levels = view_chain(chain_, files_);
+  ASSERT_EQ(levels.size(), 4U);
+  EXPECT_EQ(levels[1].record.level, Level{0});
+  EXPECT_EQ(levels[1].fault, "d.inc0.qcow2 is gone");
+  EXPECT_FALSE(levels[2].fault) << "its own file is right";
+  EXPECT_EQ(newest_good(levels), kFullLevel);
+}
+
+TEST_F(LostManifest, Full_That_Is_Gone_Is_Named) {
+  add(0, -1);
+  const auto levels = view_chain(chain_, files_);
+  ASSERT_EQ(levels.size(), 2U);
+  EXPECT_EQ(levels[0].fault, "d.full.qcow2 is gone");
+  EXPECT_FALSE(newest_good(levels));
+}
+
+TEST_F(LostManifest, Gap_In_The_Numbers_After_A_Merge_Is_None) {
+  add(-1, 0);
+  add(5, -1);
+  add(6, 5);
+  EXPECT_EQ(view_chain(chain_, files_).size(), 3U);
+  EXPECT_EQ(newest_good(view_chain(chain_, files_)), Level{6});
+}
+
+TEST_F(LostManifest, Link_That_Points_Up_Or_Elsewhere_Invents_No_Level) {
+  add(-1, 0);
+  add(0, 7);
+  add(1, 1);
+  chain_.files.push_back(chain_.files.back());
+  chain_.files.back().level = Level{2};
+  chain_.files.back().header->backing_file = "other.inc1.qcow2";
+  EXPECT_EQ(view_chain(chain_, files_).size(), 4U);
+  EXPECT_EQ(newest_good(view_chain(chain_, files_)), kFullLevel);
+}
+
+TEST_F(LostManifest, Checksums_Come_From_The_File_For_Sha256sum) {
+  add(-1, 0);
+  add(0, -1);
+  const std::string digits(64, 'a');
+  write_line(Level{0}, digits);
+  const auto levels = view_with_checksums(chain_, files_);
+  EXPECT_FALSE(levels[0].record.sha256);
+  EXPECT_EQ(levels[1].record.sha256, digits);
+}
+
+TEST_F(LostManifest, Lines_That_Are_No_Checksums_Are_Passed_Over) {
+  add(-1, 0);
+  for (const std::string& digits : {std::string(64, 'X'), std::string(63, 'a'), std::string(65, 'a'), std::string()}) {
+    write_line(kFullLevel, digits);
+  }
+  lines_ = std::string(1000, '\0') + "\n\\\n" + std::string(64, 'a') + "\n";
+  write_line(Level{0}, std::string(64, 'a'));
+  EXPECT_FALSE(view_with_checksums(chain_, files_)[0].record.sha256);
+}
+
+TEST_F(LostManifest, Names_With_A_Newline_Or_Backslash_Are_Found_As_Sha256sum_Writes_Them) {
+  files_ = ChainFiles(folder_ / "a\\b\nc");
+  add(-1, 0);
+  Manifest manifest{.chain = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab"),
+                    .vm = {},
+                    .device = "d",
+                    .replaces = {},
+                    .levels = {record_from_file(chain_.files[0], files_)},
+                    .pending = {}};
+  manifest.levels[0].sha256 = std::string(64, 'b');
+  write_checksums(files_, manifest);
+  EXPECT_EQ(view_with_checksums(chain_, files_)[0].record.sha256, std::string(64, 'b'));
+}
+
+TEST_F(LostManifest, Times_Of_Files_Are_Known_To_Be_In_Order_Or_Not) {
+  add(-1, 0);
+  add(0, -1);
+  EXPECT_TRUE(times_ascend(view_chain(chain_, files_)));
+  chain_.files[0].modified = "2027-01-01T00:00:00Z";
+  EXPECT_FALSE(times_ascend(view_chain(chain_, files_)));
+}
+
+TEST(NewNames, Are_Never_Taken_From_Somebody) {
+  const test::TempFolder folder;
+  const std::string from = folder / "from";
+  const std::string to = folder / "to";
+  test::write_file(from, "new");
+  test::write_file(to, "precious");
+  EXPECT_THROW(rename_to_new_durably(from, to), FileError);
+  EXPECT_EQ(test::read_file(to), "precious");
+  EXPECT_EQ(test::read_file(from), "new");
+  remove_durably(to);
+  rename_to_new_durably(from, to);
+  EXPECT_EQ(test::read_file(to), "new");
+  EXPECT_FALSE(exists(from));
+}
+
+TEST(FileInfos, Tell_Links_And_Files_That_Others_May_Write) {
+  const test::TempFolder folder;
+  const std::string file = folder / "file";
+  test::write_file(file, "x");
+  std::filesystem::permissions(file, std::filesystem::perms(0600));
+  EXPECT_FALSE(regular_file_info(file)->others_may_write);
+  std::filesystem::permissions(file, std::filesystem::perms(0620));
+  EXPECT_TRUE(regular_file_info(file)->others_may_write);
+  EXPECT_FALSE(regular_file_info(file)->is_link);
+  std::filesystem::create_symlink("file", folder / "link");
+  EXPECT_TRUE(regular_file_info(folder / "link")->is_link);
+}
+
+}  // namespace
+}  // namespace qmpbackup
