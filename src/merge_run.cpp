@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -9,6 +10,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
@@ -73,13 +75,18 @@ class Merge {
           fmt::format("{} has no level {} to merge into its full", files_.base(), level_name(request_.through)),
           "see qmpbackup list");
     }
-    merged_.resize(*index + 1);
-    for (const LevelView& level : merged_) {
-      if (level.fault) {
-        throw ChainError(fmt::format("{} cannot be merged: {}", files_.base(), *level.fault), "see qmpbackup verify");
+    const std::size_t read = std::min(merged_.size(), *index + 2);  // the level after them is copied
+    for (std::size_t i = 0; i < read; ++i) {
+      if (const auto& fault = merged_[i].fault) {
+        throw ChainError(fmt::format("{} cannot be merged: {}", files_.base(), *fault), "see qmpbackup verify");
       }
     }
-    remove_partials();
+    merged_.resize(*index + 1);
+    if (!request_.dry_run) {
+      for (const Level level : chain.partials) {  // no run is pending: they are of a merge that was killed
+        remove_durably(files_.partial_path(level));
+      }
+    }
   }
 
   void remove_partials() const {
@@ -115,10 +122,14 @@ class Merge {
     }
     const std::string compression = merged_.front().record.compression;
     std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W", "-m", "16", "-O", "qcow2"};
-    std::string options = "cluster_size=1M";
+    // Without compression larger clusters could take more room than all that goes into them.
+    std::string options = compression == "none" ? "cluster_size=64K" : "cluster_size=1M";
     if (compression != "none") {
       argv.emplace_back("-c");
       options += compression == "zlib" ? "" : ",compression_type=zstd";
+    }
+    if (takes_direct_io(files_.folder())) {
+      argv.insert(argv.end(), {"-t", "none"});
     }
     argv.insert(argv.end(), {"-o", options, chain_image(paths), partial});
     Progress progress("merge", {}, std::chrono::steady_clock::now());
@@ -129,7 +140,7 @@ class Merge {
         reporter_.progress(progress);
       }
     });
-    compare_checksums();
+    refuse_damaged_content();
     const ProcessResult result = convert.wait(after(kLongest));
     if (result.exit_code != 0) {
       throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
@@ -144,22 +155,29 @@ class Merge {
   }
 
   /// Damage must not be merged into a file that then gets a checksum of its own.
-  void compare_checksums() {
-    for (const LevelView& level : merged_) {
-      if (level.record.sha256 && sha256_of_file(files_.level_path(level.record.level),
-                                                [this](ByteCount) { loop_.poll(); }) != *level.record.sha256) {
-        throw ChainError(fmt::format("{} is not what was committed: its SHA-256 differs", level.record.file),
-                         "see qmpbackup verify; the chain is as it was");
-      }
-    }
+  void refuse_damaged_content() const {
+    check_levels(
+        loop_, files_, merged_, {.page_cache = PageCache::kShare, .structure = false}, [](ByteCount) {},
+        [](std::size_t, const LevelVerdict& verdict) {
+          if (!verdict.faults.empty()) {
+            refuse_damage(verdict.faults.front());
+          }
+        });
+  }
+
+  [[noreturn]] static void refuse_damage(const std::string& fault) {
+    throw ChainError(fault, "see qmpbackup verify; the chain is as it was");
   }
 
   /// Makes the partial file of the level after the merged ones: a copy on top of the full.
   void relink(LevelRecord& record) {
     const std::string partial = std::filesystem::absolute(files_.partial_path(record.level)).string();
     { const UniqueFd file = create_exclusively(partial); }
-    std::filesystem::copy_file(files_.level_path(record.level), partial,
-                               std::filesystem::copy_options::overwrite_existing);
+    const auto poll = [this](ByteCount) { loop_.poll(); };
+    copy_content(files_.level_path(record.level), partial, poll);
+    if (record.sha256 && sha256_of_file(partial, poll, PageCache::kShare) != *record.sha256) {
+      refuse_damage(fmt::format("{} is not what was committed: its SHA-256 differs", record.file));
+    }
     const auto result = run_process(
         loop_,
         {"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", files_.backing_link(kFullLevel), partial}, -1,

@@ -3,6 +3,7 @@
 #include <asio.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -181,6 +182,12 @@ ProcessResult Process::wait(Deadline deadline) {
     throw Error(fmt::format("{} is not done in time", running.name));
   }
   return {running.child.exit_code, std::move(running.err_tail)};
+}
+
+std::size_t processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<std::size_t>(CPU_COUNT(&set)) : 1;
 }
 
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

@@ -9,7 +9,6 @@
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
-#include "qmpbackup/process.hpp"
 
 namespace qmpbackup {
 namespace {
@@ -20,16 +19,29 @@ constexpr std::chrono::hours kLongest{24};  // reading a large level from a slow
 constexpr auto kLevelAlone =
     R"(json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/dev/fd/3","locking":"off"}})";
 
-ProcessResult run_on_image(EventLoop& loop, const std::string& path, const std::vector<std::string>& argv,
-                           const Process::OnOutput& on_output) {
-  const UniqueFd image = open_file(path, O_RDONLY);
-  return run_process(loop, argv, image.get(), after(kLongest), on_output);
-}
-
 /// Copies an image to nowhere, which reads all of it.
 std::vector<std::string> read_argv(const std::string& image, ByteCount virtual_size) {
-  return {
-      "qemu-img", "convert", "-n", "--target-image-opts", image, fmt::format("driver=null-co,size={}", virtual_size)};
+  return {"qemu-img",
+          "convert",
+          "-n",
+          "-W",
+          "-m",
+          "16",
+          "--target-image-opts",
+          image,
+          fmt::format("driver=null-co,size={}", virtual_size)};
+}
+
+std::vector<std::string> argv_of(ImageRun::Kind kind, ByteCount virtual_size) {
+  switch (kind) {
+    case ImageRun::Kind::kCheck:
+      return {"qemu-img", "check", "-q", kLevelAlone};
+    case ImageRun::Kind::kMap:
+      return {"qemu-img", "map", "--output=json", kLevelAlone};
+    case ImageRun::Kind::kRead:
+      return read_argv(kLevelAlone, virtual_size);
+  }
+  return {};
 }
 
 void throw_if_failed(const ProcessResult& result, std::string_view command, const std::string& path) {
@@ -52,37 +64,70 @@ std::optional<double> convert_progress(std::string_view piece) {
 }
 
 std::string chain_image(const std::vector<std::string>& paths) {
+  constexpr std::size_t kLongest = 100 * kKiB;  // the kernel takes 128 KiB (MAX_ARG_STRLEN)
   nlohmann::json image = nullptr;
+  std::size_t length = 0;
   for (const std::string& path : paths) {
-    image = {{"driver", "qcow2"}, {"backing", std::move(image)}, {"file", {{"driver", "file"}, {"filename", path}}}};
+    nlohmann::json level{{"driver", "qcow2"}, {"file", {{"driver", "file"}, {"filename", path}}}};
+    length += level.dump().size();
+    if (length < kLongest) {
+      level["backing"] = std::move(image);
+    }
+    image = std::move(level);
   }
   return "json:" + image.dump();
 }
 
-ImageMap map_image(EventLoop& loop, const std::string& path) {
-  ImageMap map;
-  throw_if_failed(run_on_image(loop, path, {"qemu-img", "map", "--output=json", kLevelAlone},
-                               [&](std::string_view piece) { map.add(piece); }),
-                  "map", path);
-  return map;
-}
+ImageRun::ImageRun(EventLoop& loop, Kind kind, const std::string& path, ByteCount virtual_size)
+    : kind_(kind),
+      path_(path),
+      process_(loop, argv_of(kind, virtual_size), open_file(path, O_RDONLY).get(), [this](std::string_view piece) {
+        switch (kind_) {
+          case Kind::kCheck:
+            words_ += piece.substr(0, 4 * kKiB - std::min<std::size_t>(words_.size(), 4 * kKiB));
+            break;
+          case Kind::kMap:
+            try {
+              map_.add(piece);
+            } catch (const Error& error) {  // for finish(): whoever polls the loop now may wait for something else
+              problem_ = error.what();
+            }
+            break;
+          case Kind::kRead:
+            break;
+        }
+      }) {}
 
-void check_image(EventLoop& loop, const std::string& path) {
+void ImageRun::finish() {
   constexpr int kOnlyLeaks = 3;  // qemu-img(1)
-  std::string words;
-  ProcessResult result =
-      run_on_image(loop, path, {"qemu-img", "check", "-q", kLevelAlone}, [&](std::string_view piece) {
-        words += piece.substr(0, 4 * kKiB - std::min<std::size_t>(words.size(), 4 * kKiB));
-      });
-  if (result.exit_code != kOnlyLeaks) {
-    result.err = result.err.empty() ? words : result.err;
-    throw_if_failed(result, "check", path);
+  ProcessResult result = process_.wait(after(kLongest));
+  switch (kind_) {
+    case Kind::kCheck:
+      if (result.exit_code != kOnlyLeaks) {
+        result.err = result.err.empty() ? words_ : result.err;
+        throw_if_failed(result, "check", path_);
+      }
+      break;
+    case Kind::kMap:
+      throw_if_failed(result, "map", path_);
+      if (!problem_.empty()) {
+        throw Error(problem_);
+      }
+      break;
+    case Kind::kRead:
+      throw_if_failed(result, "convert", path_);
+      break;
   }
 }
 
+ImageMap map_image(EventLoop& loop, const std::string& path) {
+  ImageRun run(loop, ImageRun::Kind::kMap, path, 0);
+  run.finish();
+  return run.map();
+}
+
 void read_image(EventLoop& loop, const std::string& path, ByteCount virtual_size) {
-  throw_if_failed(run_on_image(loop, path, read_argv(kLevelAlone, virtual_size), [](std::string_view) {}), "convert",
-                  path);
+  ImageRun(loop, ImageRun::Kind::kRead, path, virtual_size).finish();
 }
 
 void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, ByteCount virtual_size) {

@@ -3,14 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
 #include "qmpbackup/arguments.hpp"
 #include "qmpbackup/chain_reader.hpp"
-#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
@@ -20,13 +22,23 @@ namespace {
 
 constexpr std::chrono::hours kLongest{7 * 24};
 
+/// As -drive wants a comma in a file's name.
+std::string with_doubled_commas(const std::string& name) {
+  std::string doubled;
+  for (const char c : name) {
+    doubled += c == ',' ? ",," : std::string(1, c);
+  }
+  return doubled;
+}
+
 class Restore {
  public:
   Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request)
       : loop_(loop),
         reporter_(reporter),
         request_(request),
-        levels_(view_chain(read_chain(loop, request.files), request.files)) {}
+        chain_(read_chain(loop, request.files)),
+        levels_(view_with_checksums(chain_, request.files)) {}
 
   void run() {
     choose_level();
@@ -41,6 +53,7 @@ class Restore {
       refuse_existing_output();
       make_overlay();
     } else if (device_size) {
+      onto_device_ = true;
       write_device(*device_size);
     } else {
       refuse_existing_output();
@@ -61,6 +74,12 @@ class Restore {
     }
     Level level = request_.level.value_or(levels_.back().record.level);
     if (request_.at) {
+      if (!levels_.front().from_manifest && !times_ascend(levels_)) {
+        throw ChainError(
+            fmt::format("{} has no readable manifest, and its files' times are not in the order of its levels",
+                        files.base()),
+            "choose a level with -inc");
+      }
       const auto found = newest_at(levels_, *request_.at);
       if (!found) {
         throw ChainError(fmt::format("no level of {} is as old as {}", files.base(), *request_.at),
@@ -82,6 +101,19 @@ class Restore {
         refuse_damage(*level.fault, newest_good(all_levels_));
       }
     }
+  }
+
+  /// A chain without its manifest restores, with less certainty.
+  void warn() const {
+    if (chain_.manifest_state == ManifestState::kGood) {
+      return;
+    }
+    const bool checksums = std::all_of(levels_.begin(), levels_.end(),
+                                       [](const LevelView& level) { return level.record.sha256.has_value(); });
+    reporter_.warning(fmt::format("{} is {}: {}", request_.files.manifest_path(),
+                                  chain_.manifest_state == ManifestState::kAbsent ? "missing" : "unreadable",
+                                  checksums ? "comparing with the checksums of " + request_.files.checksums_path()
+                                            : "a damaged byte in the data cannot be noticed"));
   }
 
   [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good) const {
@@ -122,6 +154,7 @@ class Restore {
         }
         loop_.sleep(std::chrono::milliseconds(20));
       }
+      warn();
       const std::string url = shell_quoted("nbd+unix:///?socket=" + socket);
       reporter_.result(
           {fmt::format("{}: level {} from {} is served read-only until ctrl-c", request_.files.base(),
@@ -160,9 +193,8 @@ class Restore {
       throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
                        "remove it when no restore works");
     }
-    const bool direct = takes_direct_io(std::filesystem::path(output_).parent_path().string());
-    std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W", "-m", "16", "-O", request_.format};
-    if (direct) {
+    std::vector<std::string> argv = convert_argv(request_.format);
+    if (takes_direct_io(std::filesystem::path(output_).parent_path().string())) {
       argv.insert(argv.end(), {"-t", "none"});
     }
     argv.insert(argv.end(), {chain_image(paths()), partial});
@@ -170,8 +202,7 @@ class Restore {
     try {
       copy(argv);
       sync_file(partial);
-      refuse_existing_output();
-      rename_durably(partial, output_);
+      rename_to_new_durably(partial, output_);
     } catch (const Error&) {
       reporter_.end_progress();
       remove_durably(partial);
@@ -189,32 +220,38 @@ class Restore {
     }
     // O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
     const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
-    copy({"qemu-img", "convert", "-p", "-n", "-W", "-m", "16", "-t", "none", "-O", "raw", chain_image(paths()),
-          output_});
+    std::vector<std::string> argv = convert_argv("raw");
+    argv.insert(argv.end(), {"-n", "-t", "none", chain_image(paths()), output_});
+    copy(argv);
     sync_file(output_);
   }
 
-  /// Lets qemu-img copy, and compares the checksums of what it reads meanwhile.
+  static std::vector<std::string> convert_argv(const std::string& format) {
+    return {"qemu-img", "convert", "-p", "-W", "-m", "16", "-O", format};
+  }
+
+  /// Lets qemu-img copy, and checks what it reads meanwhile.
   void copy(const std::vector<std::string>& argv) {
     Process convert(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
-    for (std::size_t i = 0; i < levels_.size(); ++i) {
-      const LevelRecord& record = levels_[i].record;
-      if (!record.sha256) {
-        continue;
-      }
-      const std::string actual =
-          sha256_of_file(request_.files.level_path(record.level), [this](ByteCount) { loop_.poll(); });
-      if (actual != *record.sha256) {
-        refuse_damage(fmt::format("{} is not what was committed: its SHA-256 differs", record.file),
-                      i == 0 ? std::nullopt : std::optional(levels_[i - 1].record.level));
-      }
-    }
+    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = false});
     const ProcessResult result = convert.wait(after(kLongest));
     reporter_.end_progress();
     if (result.exit_code != 0) {
+      refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
       throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
-                  "check the chain with qmpbackup verify, and the output's free space");
+                  "the chain is sound: check the output's storage and free space");
     }
+  }
+
+  void refuse_damaged_content(const LevelCheckOptions& options) const {
+    check_levels(
+        loop_, request_.files, levels_, options, [](ByteCount) {},
+        [this](std::size_t index, const LevelVerdict& verdict) {
+          if (!verdict.faults.empty()) {
+            refuse_damage(verdict.faults.front(),
+                          index == 0 ? std::nullopt : std::optional(levels_[index - 1].record.level));
+          }
+        });
   }
 
   void show_progress(std::string_view piece) {
@@ -226,9 +263,10 @@ class Restore {
   }
 
   void report() {
+    warn();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    const std::string format = request_.overlay ? "qcow2" : request_.format;
-    const std::string drive = fmt::format("file={},format={},if=virtio", output_, format);
+    const std::string format = request_.overlay ? "qcow2" : onto_device_ ? "raw" : request_.format;
+    const std::string drive = fmt::format("file={},format={},if=virtio", with_doubled_commas(output_), format);
     std::vector<std::string> lines{
         fmt::format("{}: level {} from {} -> {}  {} disk, {}", request_.files.base(), level_name(chosen().level),
                     chosen().time, output_, format_size(chosen().virtual_size), format_seconds(seconds)),
@@ -243,8 +281,10 @@ class Restore {
                            {"seconds", seconds},
                            {"overlay", request_.overlay}};
     if (request_.overlay) {
-      lines.push_back(fmt::format("it needs the chain where it is; make it independent: qemu-img rebase -b '' {}",
-                                  shell_quoted(output_)));
+      const std::string command = "qemu-img rebase -f qcow2 -b '' " + shell_quoted(output_);
+      lines.push_back("it needs the chain as it is: unmoved, not merged; qmpbackup verify checks that");
+      lines.push_back("make it independent, with the VM off: " + command);
+      summary["make_independent"] = command;
     }
     reporter_.result(lines, std::move(summary));
   }
@@ -252,9 +292,11 @@ class Restore {
   EventLoop& loop_;
   Reporter& reporter_;
   const RestoreRequest& request_;
+  ChainOnDisk chain_;
   std::vector<LevelView> levels_;
   std::vector<LevelView> all_levels_;
   std::string output_;
+  bool onto_device_ = false;
   Progress progress_{"restore", {}, std::chrono::steady_clock::now()};
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };

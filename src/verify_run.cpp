@@ -2,30 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
 #include "qmpbackup/chain_reader.hpp"
-#include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
+#include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
-#include "qmpbackup/files.hpp"
+#include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
-#include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {
 namespace {
 
 using nlohmann::json;
-
-/// Runs a check; its error becomes a fault. Signals and the like pass through.
-template <class Check>
-void note_fault(std::vector<std::string>& faults, Check&& check) {
-  try {
-    check();
-  } catch (const Interrupted&) {
-    throw;
-  } catch (const Error& error) {
-    faults.emplace_back(error.what());
-  }
-}
 
 class Verifier {
  public:
@@ -34,9 +26,10 @@ class Verifier {
         reporter_(reporter),
         files_(files),
         chain_(read_chain(loop, files)),
-        levels_(view_chain(chain_, files)) {
+        levels_(view_with_checksums(chain_, files)) {
     for (const LevelView& level : levels_) {
-      bytes_total_ += level.record.file_size;
+      bytes_total_ += level.record.sha256 && !level.fault ? level.record.file_size : 0;
+      name_width_ = std::max(name_width_, level_name(level.record.level).size());
     }
   }
 
@@ -45,9 +38,14 @@ class Verifier {
       throw ChainError(fmt::format("there is no chain at {}", files_.base()),
                        "give the -backupFile that the backups were made with");
     }
-    for (LevelView& level : levels_) {
-      verify_level(level);
-    }
+    warn();
+    check_levels(
+        loop_, files_, levels_, {.read = deep},
+        [this](ByteCount done) {
+          progress_.update(done, bytes_total_, std::chrono::steady_clock::now());
+          reporter_.progress(progress_);
+        },
+        [this](std::size_t index, const LevelVerdict& verdict) { tell(index, verdict); });
     if (deep) {
       read_newest();
     }
@@ -55,72 +53,60 @@ class Verifier {
   }
 
  private:
-  void verify_level(LevelView& level) {
-    std::vector<std::string> faults;
-    std::vector<std::string> proved;
-    if (level.fault) {
-      faults.push_back(*level.fault);
-    } else {
-      proved.emplace_back("size");
-      proved.emplace_back("backing link");
-      check_content(level.record, faults, proved);
-      check_structure(level, faults, proved);
+  [[nodiscard]] bool manifest_is_unreadable() const {
+    return chain_.manifest_state == ManifestState::kDamaged || chain_.manifest_state == ManifestState::kTooNew;
+  }
+
+  /// What is no damage, and yet not as it should be.
+  void warn() const {
+    if (chain_.manifest_state != ManifestState::kGood) {
+      reporter_.warning(fmt::format(
+          "{} is {}: sizes and completeness cannot be compared with it, and missing newest levels are not seen",
+          files_.manifest_path(),
+          manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing"));
     }
-    bytes_done_ += level.record.file_size;
-    reporter_.end_progress();
-    const std::string verdict = faults.empty() ? "ok" : "damaged";
+    for (const LevelView& level : levels_) {
+      const LevelFile* file = chain_.file_of(level.record.level);
+      if (file != nullptr && file->is_link) {
+        reporter_.warning(
+            fmt::format("{} is a link: a copy of the folder does not hold this level", level.record.file));
+      }
+      if (file != nullptr && file->others_may_write) {
+        reporter_.warning(fmt::format("{} can be written by others (chmod go-w)", level.record.file));
+      }
+    }
+  }
+
+  void tell(std::size_t index, const LevelVerdict& verdict) {
+    LevelView& level = levels_[index];
+    const bool ok = verdict.faults.empty();
+    proved_.insert(verdict.proved.begin(), verdict.proved.end());
+    if (!ok) {
+      level.fault = verdict.faults.front();
+      ++damaged_;
+    }
     if (reporter_.json()) {
+      reporter_.end_progress();
       reporter_.json_line({{"message_type", "level"},
                            {"level", level.record.level.number},
                            {"file", level.record.file},
-                           {"verdict", verdict},
-                           {"proved", proved},
-                           {"faults", faults}});
-    } else {
-      reporter_.line(fmt::format(
-          "{:<6} {:<8} {}", level_name(level.record.level), verdict,
-          faults.empty() ? fmt::format("{}", fmt::join(proved, ", ")) : fmt::format("{}", fmt::join(faults, "; "))));
-    }
-    if (!faults.empty()) {
-      level.fault = faults.front();
-      ++damaged_;
-    }
-  }
-
-  void check_content(const LevelRecord& record, std::vector<std::string>& faults, std::vector<std::string>& proved) {
-    if (!record.sha256) {
+                           {"time", level.record.time},
+                           {"verdict", ok ? "ok" : "damaged"},
+                           {"proved", verdict.proved},
+                           {"faults", verdict.faults}});
       return;
     }
-    note_fault(faults, [&] {
-      const std::string actual = sha256_of_file(files_.level_path(record.level), [&](ByteCount done) {
-        progress_.update(bytes_done_ + done, bytes_total_, std::chrono::steady_clock::now());
-        reporter_.progress(progress_);
-        loop_.poll();
-      });
-      if (actual != *record.sha256) {
-        throw Error(fmt::format("{} is not what was committed: its SHA-256 differs", record.file));
-      }
-      proved.emplace_back("sha256");
-    });
+    print(fmt::format("{:<{}}  {}", level_name(level.record.level), name_width_,
+                      ok ? fmt::format("ok       {}", fmt::join(verdict.proved, ", ")) : "DAMAGED"));
+    for (const std::string& fault : verdict.faults) {
+      print(fmt::format("{:<{}}  {}", "", name_width_, fault));
+    }
   }
 
-  void check_structure(const LevelView& level, std::vector<std::string>& faults, std::vector<std::string>& proved) {
-    const std::string path = files_.level_path(level.record.level);
-    note_fault(faults, [&] {
-      check_image(loop_, path);
-      proved.emplace_back("structure");
-    });
-    note_fault(faults, [&] {
-      const ImageMap map = map_image(loop_, path);
-      const ByteCount cluster = chain_.file_of(level.record.level)->header->cluster_size;
-      if (map.end() != level.record.virtual_size ||
-          (level.from_manifest &&
-           !covers(map.present(), level.record.bytes_copied, level.record.virtual_size, cluster))) {
-        throw Error(fmt::format("{} is not complete: it holds {} of {} bytes", level.record.file, map.present(),
-                                level.record.bytes_copied));
-      }
-      proved.emplace_back("completeness");
-    });
+  void print(const std::string& text) const {
+    if (!reporter_.quiet() && !reporter_.json()) {
+      reporter_.line(text);
+    }
   }
 
   /// Reads the newest level as a restore would.
@@ -129,56 +115,78 @@ class Verifier {
     if (!newest) {
       return;
     }
+    const std::size_t top = *index_of(levels_, *newest);
     std::vector<std::string> paths;
-    for (std::size_t i = 0; i <= *index_of(levels_, *newest); ++i) {
-      paths.push_back(files_.level_path(levels_[i].record.level));
+    for (std::size_t i = 0; i <= top; ++i) {
+      paths.push_back(std::filesystem::absolute(files_.level_path(levels_[i].record.level)).string());
     }
-    std::vector<std::string> faults;
-    note_fault(faults, [&] { read_chain_image(loop_, paths, levels_.at(paths.size() - 1).record.virtual_size); });
-    if (!faults.empty()) {
-      levels_.at(paths.size() - 1).fault = faults.front();
-      ++damaged_;
-    }
-    if (!reporter_.json()) {
-      reporter_.line(
-          fmt::format("{:<6} {:<8} {}", level_name(*newest), faults.empty() ? "ok" : "damaged",
-                      faults.empty() ? "every cluster read and decompressed through the chain" : faults.front()));
+    try {
+      read_chain_image(loop_, paths, levels_[top].record.virtual_size);
+      print(fmt::format("{:<{}}  ok       every cluster was read through the whole chain, and decompressed",
+                        level_name(*newest), name_width_));
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const Error& error) {
+      tell(top, {{error.what()}, {}});
     }
   }
 
-  void finish() {
-    const auto newest = newest_good(levels_);
-    const bool manifest_damaged =
-        chain_.manifest_state == ManifestState::kDamaged || chain_.manifest_state == ManifestState::kTooNew;
-    if (chain_.manifest_state != ManifestState::kGood) {
-      reporter_.warning(fmt::format("{} is {}: sizes, checksums and completeness cannot be compared with it",
-                                    files_.manifest_path(),
-                                    manifest_damaged ? "unreadable (" + chain_.manifest_problem + ")" : "missing"));
-    }
-    json summary{{"command", "verify"},
-                 {"base", files_.base()},
-                 {"levels", levels_.size()},
-                 {"damaged", damaged_},
-                 {"newest_good", newest ? json(newest->number) : json(nullptr)}};
+  [[nodiscard]] std::string range(std::size_t first, std::size_t last) const {
+    const std::string name = level_name(levels_[first].record.level);
+    return first == last ? name : fmt::format("{} to {}", name, level_name(levels_[last].record.level));
+  }
+
+  [[nodiscard]] std::string times(std::size_t first, std::size_t last) const {
+    const std::string from = format_local(levels_[first].record.time);
+    return first == last ? from : fmt::format("{} to {}", from, format_local(levels_[last].record.time));
+  }
+
+  /// Which points in time restore, and which do not.
+  [[nodiscard]] std::vector<std::string> points_in_time(std::size_t good) const {
     std::vector<std::string> lines;
-    if (newest) {
-      lines.push_back(fmt::format("restores: full{}", newest->is_full() ? "" : " to " + level_name(*newest)));
+    if (good > 0) {
+      lines.push_back("restores: " + range(0, good - 1));
+      lines.push_back("          " + times(0, good - 1));
     }
-    const std::size_t good = newest ? *index_of(levels_, *newest) + 1 : 0;
     if (good < levels_.size()) {
-      lines.push_back(fmt::format("does not restore: {}{}", level_name(levels_[good].record.level),
-                                  good + 1 == levels_.size() ? "" : " to " + level_name(levels_.back().record.level)));
+      lines.push_back("does not restore: " + range(good, levels_.size() - 1));
+      lines.push_back("                  " + times(good, levels_.size() - 1));
     }
-    if (damaged_ == 0 && !manifest_damaged) {
+    return lines;
+  }
+
+  void finish() {
+    reporter_.end_progress();
+    const auto newest = newest_good(levels_);
+    const std::size_t good = newest ? *index_of(levels_, *newest) + 1 : 0;
+    std::vector<std::string> lines = points_in_time(good);
+    for (const CheckMeaning& meaning : kWhatIsProved) {
+      if (proved_.contains(meaning.name)) {
+        lines.push_back(fmt::format("{:<13} {}", fmt::format("{}:", meaning.name), meaning.proves));
+      }
+    }
+    const json found{{"base", files_.base()},
+                     {"levels", levels_.size()},
+                     {"damaged", damaged_},
+                     {"newest_good", newest ? json(newest->number) : json(nullptr)}};
+    if (damaged_ == 0 && !manifest_is_unreadable()) {
+      json summary = found;
+      summary["command"] = "verify";
       reporter_.result(lines, std::move(summary));
       return;
     }
-    for (const std::string& line : reporter_.json() ? std::vector<std::string>{} : lines) {
-      reporter_.line(line);
+    for (const std::string& line : lines) {
+      print(line);
+    }
+    if (reporter_.json()) {  // the last line is the error's
+      json damage = found;
+      damage["message_type"] = "damage";
+      reporter_.json_line(damage);
     }
     throw DamageFound(
         fmt::format("{}: {}", files_.base(),
-                    damaged_ > 0 ? fmt::format("{} of {} levels are damaged", damaged_, levels_.size())
+                    damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
+                                               damaged_ == 1 ? "is" : "are")
                     : chain_.manifest_state == ManifestState::kTooNew ? "the manifest was written by a newer qmpbackup"
                                                                       : "the manifest is damaged"),
         newest
@@ -191,9 +199,10 @@ class Verifier {
   const ChainFiles& files_;
   ChainOnDisk chain_;
   std::vector<LevelView> levels_;
+  std::set<std::string> proved_;
+  std::size_t name_width_ = 0;
   Progress progress_{"verify", {}, std::chrono::steady_clock::now()};
   ByteCount bytes_total_ = 0;
-  ByteCount bytes_done_ = 0;
   std::size_t damaged_ = 0;
 };
 

@@ -40,6 +40,9 @@ class Process {
   std::unique_ptr<Running> running_;
 };
 
+/// How many programs can work at the same time: the processors that this process may use.
+std::size_t processors();
+
 /// Runs a program to its end: Process, then wait.
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
                           const Process::OnOutput& on_output);

@@ -7,6 +7,7 @@
 
 #include "qmpbackup/event_loop.hpp"
 #include "qmpbackup/image_map.hpp"
+#include "qmpbackup/process.hpp"
 
 namespace qmpbackup {
 
@@ -15,23 +16,49 @@ std::optional<double> convert_progress(std::string_view piece);
 
 // qemu-img on whole chains.
 
-/// A level with everything below it, as a name for qemu-img: every file is named, no backing link is followed. `paths`:
-/// the full's first.
+/// A level with everything below it, as a name for qemu-img: every file is named, no backing link is followed, unless
+/// the chain is too long for an argument. `paths`: absolute, the full's first.
 std::string chain_image(const std::vector<std::string>& paths);
 
 /// Reads every cluster that a level shows, through the whole chain, decompressing. Throws Error where one cannot be
 /// read.
 void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, ByteCount virtual_size);
 
-// qemu-img on single level files: without their backing files, read-only, whatever they are called. All block until
-// done, throw Error with qemu-img's own words when it fails, and Interrupted.
+// qemu-img on single level files: without their backing files, read-only, whatever they are called.
+
+/// Runs beside this program, and beside others of its kind. The destructor ends it.
+class ImageRun {
+ public:
+  enum class Kind {
+    kCheck,  ///< `qemu-img check`: the structure; leaked clusters are harmless and pass
+    kMap,    ///< `qemu-img map`: what the file itself holds
+    kRead,   ///< reads every cluster that the file itself holds, decompressing
+  };
+
+  /// `virtual_size`: of the disk, for kRead. Throws Error when it cannot be started.
+  ImageRun(EventLoop& loop, Kind kind, const std::string& path, ByteCount virtual_size);
+  ImageRun(const ImageRun&) = delete;
+  ImageRun& operator=(const ImageRun&) = delete;
+
+  [[nodiscard]] bool ended() const { return process_.ended(); }
+  /// Waits for its end. Throws Error with qemu-img's own words when it fails, and Interrupted.
+  void finish();
+  /// What a kMap found; valid after finish().
+  [[nodiscard]] const ImageMap& map() const { return map_; }
+
+ private:
+  Kind kind_;
+  std::string path_;
+  ImageMap map_;
+  std::string words_;    ///< the front of what kCheck says
+  std::string problem_;  ///< with what kMap says
+  Process process_;
+};
+
+// The same, waiting. All block until done, and throw as ImageRun does.
 
 /// What a qcow2 file itself holds.
 ImageMap map_image(EventLoop& loop, const std::string& path);
-
-/// `qemu-img check` of a qcow2 file. Throws Error where its structure is damaged; leaked clusters are harmless and
-/// pass.
-void check_image(EventLoop& loop, const std::string& path);
 
 /// Reads every cluster that the file itself holds, decompressing. Throws Error where one cannot be read.
 void read_image(EventLoop& loop, const std::string& path, ByteCount virtual_size);

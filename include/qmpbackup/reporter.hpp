@@ -47,6 +47,7 @@ class Reporter {
   void trace(std::string_view direction, std::string_view message);
 
   [[nodiscard]] bool json() const { return options_.json; }
+  [[nodiscard]] bool quiet() const { return options_.quiet; }
 
  private:
   void print_err(std::string_view label, std::string_view color, const std::string& text);

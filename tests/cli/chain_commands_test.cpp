@@ -119,7 +119,8 @@ TEST_F(ChainCommands, Restore_Gives_Each_Level_In_Either_Format) {
       const ProgramResult result =
           on_chain("restore", {"-inc", std::to_string(level), "--output", output, "--format", format});
       ASSERT_EQ(result.exit_code, 0) << result.err;
-      EXPECT_EQ(result.err, "");
+      EXPECT_EQ(result.err, "qmpbackup: warning: " + path("d.chain.json") +
+                                " is missing: a damaged byte in the data cannot be noticed\n");
       const std::string source = path(level < 0 ? "d.full.qcow2" : "d.inc" + std::to_string(level) + ".qcow2");
       run_checked({"qemu-img", "compare", "-f", "qcow2", "-F", format, source, output});
       const auto info = nlohmann::json::parse(run_checked({"qemu-img", "info", "--output=json", "-f", format, output}));
