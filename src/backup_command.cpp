@@ -5,6 +5,7 @@
 
 #include "qmpbackup/arguments.hpp"
 #include "qmpbackup/backup_run.hpp"
+#include "qmpbackup/clean_bitmap_run.hpp"
 #include "qmpbackup/commands.hpp"
 #include "qmpbackup/errors.hpp"
 
@@ -39,8 +40,9 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   const Connection where = check_connection(in);
   const std::string device = check_device(typed);
   if (typed.clean_bitmap) {
-    run_clean_bitmap(loop, reporter, where, device,
-                     in.base.empty() ? std::nullopt : std::optional(ChainFiles(in.base)));
+    run_clean_bitmap(
+        loop, reporter,
+        {where, device, in.base.empty() ? std::nullopt : std::optional(ChainFiles(in.base)), typed.dry_run});
     return;
   }
   BackupRequest request{.device = device, .files = ChainFiles(require(in.base, "-backupFile"))};

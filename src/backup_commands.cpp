@@ -1,5 +1,6 @@
 #include "qmpbackup/backup_commands.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "qmpbackup/bitmap_marks.hpp"
@@ -98,12 +99,36 @@ QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap) {
   return {"block-dirty-bitmap-remove", {{"node", node.value}, {"name", bitmap.value}}};
 }
 
+QmpCommand remove_descriptors(std::int64_t fdset_id) {
+  return {"remove-fd", {{"fdset-id", fdset_id}}};
+}
+
+std::vector<int> descriptor_flags(const DiskPlan& plan) {
+  if (plan.path_for_qemu) {
+    return {};
+  }
+  std::vector<int> flags{O_RDWR, O_RDONLY};
+  if (plan.direct_io) {
+    flags.insert(flags.end(), {O_RDWR | O_DIRECT, O_RDONLY | O_DIRECT});
+  }
+  return flags;
+}
+
 std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   std::vector<QmpCommand> commands;
   for (const DiskPlan& disk : plan.disks) {
-    if (!disk.path_for_qemu) {
-      commands.push_back(add_descriptor(disk));
+    const LevelRecord* last = disk.previous_bitmap ? disk.intent.last() : nullptr;
+    if (last != nullptr && last->marked && disk.pending().marked) {
+      const NodeName scratch = scratch_node(disk.pending().chain);
+      commands.push_back(add_scratch_node(scratch, disk.pending().virtual_size));
+      const auto marks = add_marks(scratch, kOldMarks, last->virtual_size);
+      commands.insert(commands.end(), marks.begin(), marks.end());
+      commands.insert(commands.end(),
+                      {compare_with_marks(scratch, disk.disk.node, last->bitmap), delete_node(scratch)});
     }
+  }
+  for (const DiskPlan& disk : plan.disks) {
+    commands.insert(commands.end(), descriptor_flags(disk).size(), add_descriptor(disk));
     commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
                                      dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
                                      add_target(disk.pending())});
@@ -123,6 +148,9 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
                                      delete_node(target_file_node(chain)), dismiss_job(disk.pending().job)});
     if (disk.previous_bitmap) {
       commands.push_back(remove_bitmap(disk.disk.node, *disk.previous_bitmap));
+    }
+    if (!disk.path_for_qemu) {
+      commands.push_back(remove_descriptors(disk.fdset_id));
     }
   }
   return commands;

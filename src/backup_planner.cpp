@@ -83,6 +83,7 @@ class DiskPlanner {
     if (!chain.manifest) {
       return;
     }
+    refuse_other_vm(in_.request.files.base(), chain.manifest->vm, vm_.identity);
     for (const Disk& other : list_disks(vm_)) {  // the chain's device under another name is fine; another disk is not
       if (other.label == chain.manifest->device && other.node != disk_.node) {
         refuse(fmt::format("{} is a chain of device {}", in_.request.files.base(), chain.manifest->device),
@@ -219,7 +220,8 @@ class DiskPlanner {
     const Bitmap* bitmap = node_.find_bitmap(last.bitmap);
     const std::string level = level_name(last.level);
     if (bitmap == nullptr) {
-      return fmt::format("no bitmap for level {} (QEMU was killed since, or the disk is another one?)", level);
+      return fmt::format("no bitmap for level {} (QEMU was killed since, it was removed, or the disk is another one?)",
+                         level);
     }
     if (bitmap->inconsistent) {
       return fmt::format("the bitmap for level {} is inconsistent (QEMU was killed since)", level);
@@ -314,6 +316,9 @@ class DiskPlanner {
           about(fmt::format("a {} disk cannot store bitmaps: when QEMU exits, the next backup must be a full",
                             node_.driver == "qcow2" ? "read-only or version 2 qcow2" : node_.driver)));
     }
+    if (node_.encrypted) {
+      warnings_.push_back(about("the disk is encrypted, its backup is not"));
+    }
     return plan;
   }
 
@@ -331,7 +336,7 @@ class DiskPlanner {
     }
     DiskPlan plan = common(std::move(intent), in_.fresh_id, reason);
     if (replaces) {
-      plan.intent.pending->archive = compact_time(time_of_full(in_.chain, in_.now));
+      plan.intent.pending->archive = unused_archive(in_.chain, in_.now);
     }
     plan.expected_bytes = allocated_bytes(vm_, disk_);
     refuse_without_space(plan.expected_bytes);
@@ -339,26 +344,30 @@ class DiskPlanner {
       warnings_.push_back(about(fmt::format("taking a new full: {}; the old chain moves to {}", reason,
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
-    if (replaces && !in_.chain.manifest && !in_.chain.damaged_id) {
-      warn_of_unknown_bitmaps();
+    if (const std::string names = names_of_our_bitmaps(); !names.empty()) {
+      if (replaces && !in_.chain.manifest && !in_.chain.damaged_id) {
+        warnings_.push_back(
+            about(fmt::format("{} may belong to the old chain, whose manifest is gone; where no other chain of this "
+                              "disk needs it, remove it with -cleanBitmap, which removes all, and take a new full",
+                              names)));
+      } else if (!replaces && !in_.request.level) {
+        warnings_.push_back(
+            about(fmt::format("taking the first full at {}, though the disk has {}: is the folder of "
+                              "that chain mounted?",
+                              in_.request.files.base(), names)));
+      }
     }
     return plan;
   }
 
-  /// A chain whose manifest is lost may have left its bitmap; which one it is, nobody knows any more.
-  void warn_of_unknown_bitmaps() const {
+  [[nodiscard]] std::string names_of_our_bitmaps() const {
     std::string names;
     for (const Bitmap& bitmap : node_.bitmaps) {
       if (bitmap.name.starts_with(kPrefix)) {
         names += (names.empty() ? "" : ", ") + bitmap.name.value;
       }
     }
-    if (!names.empty()) {
-      warnings_.push_back(about(fmt::format(
-          "{} may belong to the old chain, whose manifest is gone; where no other chain of this disk needs it, remove "
-          "it with -cleanBitmap, which removes all, and take a new full",
-          names)));
-    }
+    return names;
   }
 
   DiskPlan plan_incremental() const {

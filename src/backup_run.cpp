@@ -11,6 +11,7 @@
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/process.hpp"
 #include "qmpbackup/recovery_run.hpp"
 #include "qmpbackup/session.hpp"
 
@@ -71,16 +72,9 @@ void prepare_target(Session& session, const DiskPlan& plan) {
   const Pending& pending = plan.pending();
   const std::string partial = plan.files.in_folder(pending.partial);
   const UniqueFd file = create_exclusively(partial);
-  if (!plan.path_for_qemu) {
-    // One for each way in which QEMU opens the file (QEMU 10.0 matches O_DIRECT too), all of this very file.
-    const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());
-    std::vector<int> flags{O_RDWR, O_RDONLY};
-    if (plan.direct_io) {
-      flags.insert(flags.end(), {O_RDWR | O_DIRECT, O_RDONLY | O_DIRECT});
-    }
-    for (const int flag : flags) {
-      session.client.execute(add_descriptor(plan), {open_file(same_file, flag).get()});
-    }
+  const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());  // whatever becomes of its name
+  for (const int flags : descriptor_flags(plan)) {
+    session.client.execute(add_descriptor(plan), {open_file(same_file, flags).get()});
   }
   session.client.execute(add_file_node(plan));
   session.client.execute(create_image(plan));
@@ -188,36 +182,14 @@ class BackupRun {
       }
       disks.push_back(std::move(disk));
     }
-    BackupPlan plan = plan_backup(vm_, disks);
-    for (DiskPlan& disk : plan.disks) {
-      choose_archive(disk);
-    }
-    return plan;
-  }
-
-  /// Two chains whose fulls were taken in the same second must not share a folder.
-  static void choose_archive(DiskPlan& plan) {
-    std::optional<std::string>& archive = plan.intent.pending->archive;
-    if (!archive) {
-      return;
-    }
-    const std::string wanted = *archive;
-    for (int i = 2; exists(plan.files.archived(*archive).folder()); ++i) {
-      archive = fmt::format("{}-{}", wanted, i);
-    }
+    return plan_backup(vm_, disks);
   }
 
   void print(const BackupPlan& plan) {
     for (const QmpCommand& command : list_commands(plan)) {
-      if (reporter_.json()) {
-        reporter_.json_line({{"message_type", "plan"}, {"command", qmpbackup::to_json(command)}});
-      } else {
-        reporter_.line(qmpbackup::to_json(command).dump());
-      }
+      reporter_.planned(qmpbackup::to_json(command));
     }
-    if (reporter_.json()) {
-      reporter_.result({}, {{"command", "backup"}, {"dry_run", true}});
-    }
+    reporter_.result({}, {{"command", "backup"}, {"dry_run", true}});
   }
 
   void take_levels(std::vector<DiskPlan>& plans) {
@@ -234,6 +206,9 @@ class BackupRun {
       }
     } catch (const std::exception& error) {
       reporter_.end_progress();
+      if (dynamic_cast<const Interrupted*>(&error) != nullptr) {
+        reporter_.passing("cancelling; ctrl-c again leaves at once, and the next run cleans up");
+      }
       undo(plans);
       if (dynamic_cast<const Interrupted*>(&error) == nullptr) {
         client_.throw_if_qemu_ends();  // it cancels our job before it goes
@@ -282,7 +257,7 @@ class BackupRun {
       }
       try {
         undo_with_any_connection(plan);
-      } catch (const Error& error) {
+      } catch (const std::exception& error) {
         reporter_.warning(fmt::format("{}: not everything could be taken back: {}; the next run does it",
                                       plan.disk.label, error.what()));
       }
@@ -329,71 +304,18 @@ class BackupRun {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-void refuse_missing_folder(const ChainFiles& files) {
-  if (!is_folder(files.folder())) {
-    throw ChainError(fmt::format("there is no folder {}", files.folder()), "create it, or mount what should be there");
-  }
-}
-
 }  // namespace
 
 void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& options) {
+  require_program("qemu-img");
   std::vector<FileLock> locks;
   for (const BackupRequest& request : options.disks) {
-    refuse_missing_folder(request.files);
+    require_folder(request.files);
     if (!options.dry_run) {
       locks.emplace_back(request.files.lock_path());
     }
   }
   BackupRun(loop, reporter, options).run();
-}
-
-void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const Connection& connection, const std::string& device,
-                      const std::optional<ChainFiles>& files) {
-  std::optional<FileLock> lock;
-  if (files) {
-    refuse_missing_folder(*files);
-    lock.emplace(files->lock_path());
-  }
-  QmpClient client = connect(loop, reporter, connection);
-  Session session{loop, reporter, client, query_features(client), connection.timeouts.reply};
-  std::optional<ChainOnDisk> chain;
-  if (files) {
-    recover_chain(session, *files);
-    chain = read_chain(loop, *files);
-    if (chain->manifest_state == ManifestState::kDamaged || chain->manifest_state == ManifestState::kTooNew) {
-      throw ChainError(fmt::format("{} cannot be used: {}", files->manifest_path(), chain->manifest_problem),
-                       "leave -backupFile out to remove the bitmaps of all chains of this device");
-    }
-  }
-  const VmState vm = look_at_vm(session);
-  const Disk disk = find_disk(vm, device);
-  for (const Job& job : vm.jobs) {
-    if (job.is_ours() && !job.is_concluded()) {
-      throw ChainError(fmt::format("{}: the backup job {} works", disk.label, job.id.value),
-                       "try again when it is over");
-    }
-  }
-  nlohmann::json removed = nlohmann::json::array();
-  for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node
-    for (const Bitmap& bitmap : node->bitmaps) {
-      const bool ours = !chain            ? bitmap.name.starts_with(kPrefix) || bitmap.name == kForeignBitmap
-                        : chain->manifest ? bitmap.name.starts_with(chain_prefix(chain->manifest->chain)) ||
-                                                bitmap.name == bitmap_to_keep(*chain->manifest)
-                                          : bitmap.name == kForeignBitmap;
-      if (ours) {
-        client.execute(remove_bitmap(node->name, bitmap.name));
-        removed.push_back(bitmap.name.value);
-      }
-    }
-  }
-  reporter.result({fmt::format("{}: removed {} bitmap{}; the next backup of {} must be a full", disk.label,
-                               removed.size(), removed.size() == 1 ? "" : "s", files ? "this chain" : "this device")},
-                  {{"command", "clean-bitmap"},
-                   {"device", disk.label},
-                   {"vm", vm.identity.name},
-                   {"qemu", client.qemu_version()},
-                   {"removed", removed}});
 }
 
 }  // namespace qmpbackup

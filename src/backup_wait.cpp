@@ -21,9 +21,13 @@ bool is_one_of(const std::vector<Pending>& runs, const std::string& job) {
   return std::any_of(runs.begin(), runs.end(), [&](const Pending& run) { return run.job.value == job; });
 }
 
-void throw_if_failed(const Pending& run, const Job* job) {
+void throw_if_failed(const Pending& run, const Job* job, bool cancelled) {
   if (job == nullptr) {
     throw Error(fmt::format("{}: the backup job vanished: something else cancelled or dismissed it", run.device),
+                "try again; the chain is as it was");
+  }
+  if (fate_of(job) == JobFate::kFailed && cancelled) {
+    throw Error(fmt::format("{}: somebody else cancelled the backup job", run.device),
                 "try again; the chain is as it was");
   }
   if (fate_of(job) == JobFate::kFailed) {
@@ -42,14 +46,15 @@ void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, 
   }
 }
 
-/// Returns when a job of ours may have changed, or at the deadline.
-void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline deadline) {
+/// Returns when a job of ours may have changed, or at the deadline. Sets `cancelled` when one was.
+void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline deadline, bool& cancelled) {
   while (const auto event = session.client.next_event(deadline)) {
     throw_if_guest_suffers(session, runs, *event);
     const auto job = job_of_event(*event);
     if (!job || !is_one_of(runs, *job)) {
       continue;
     }
+    cancelled = cancelled || event->name == "BLOCK_JOB_CANCELLED";
     if (event->name == "BLOCK_JOB_ERROR") {
       throw Error(fmt::format("{}: a {} failed during the backup: the storage has an error or is full",
                               runs.front().device, event->data.value("operation", "request")),
@@ -63,6 +68,7 @@ void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline 
 
 void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
   Progress progress(runs.front().device, {}, std::chrono::steady_clock::now());
+  bool cancelled = false;
   for (;;) {
     const std::vector<Job> jobs = query_jobs(session.client);
     ByteCount done = 0;
@@ -70,7 +76,7 @@ void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
     bool all_concluded = true;
     for (const Pending& run : runs) {
       const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Job& j) { return j.id == run.job; });
-      throw_if_failed(run, job == jobs.end() ? nullptr : &*job);
+      throw_if_failed(run, job == jobs.end() ? nullptr : &*job, cancelled);
       done += job->current;
       total += job->total;
       all_concluded = all_concluded && job->is_concluded();
@@ -86,7 +92,7 @@ void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
                               format_seconds(std::chrono::duration<double>(session.stall_timeout).count())),
                   "check whether the target's storage hangs; --stall-timeout sets the limit");
     }
-    wait_for_news(session, runs, now + kLookAgain);
+    wait_for_news(session, runs, now + kLookAgain, cancelled);
   }
 }
 

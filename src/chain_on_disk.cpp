@@ -103,6 +103,15 @@ std::string compact_time(std::string_view rfc3339) {
   return compact;
 }
 
+std::string unused_archive(const ChainOnDisk& chain, const std::string& now) {
+  const std::string time = compact_time(time_of_full(chain, now));
+  std::string name = time;
+  for (int i = 2; std::find(chain.archives.begin(), chain.archives.end(), name) != chain.archives.end(); ++i) {
+    name = fmt::format("{}-{}", time, i);
+  }
+  return name;
+}
+
 std::string time_of_full(const ChainOnDisk& chain, const std::string& otherwise) {
   if (!chain.levels().empty()) {
     return chain.levels().front().time;

@@ -1,8 +1,11 @@
 #include "qmpbackup/chain_reader.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 
+#include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -12,12 +15,11 @@ namespace {
 constexpr ByteCount kLargestManifest = 64 * kMiB;
 
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
-  std::optional<std::string> text;
+  const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
+  if (!text) {
+    return;
+  }
   try {
-    text = read_file_if_there(files.manifest_path(), kLargestManifest);
-    if (!text) {
-      return;
-    }
     chain.manifest = parse_manifest(*text);
     chain.manifest_state = ManifestState::kGood;
   } catch (const ManifestTooNew& error) {
@@ -27,9 +29,6 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
     chain.manifest_state = ManifestState::kDamaged;
     chain.manifest_problem = error.what();
     chain.damaged_id = find_chain_id(*text);
-  } catch (const FileError& error) {
-    chain.manifest_state = ManifestState::kDamaged;
-    chain.manifest_problem = error.what();
   }
 }
 
@@ -78,15 +77,23 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
       chain.files.push_back(read_level(files, *level));
     } else if (const auto partial = files.level_of_partial(name)) {
       chain.partials.push_back(*partial);
+    } else if (const auto time = files.time_of_archive(name)) {
+      chain.archives.push_back(*time);
     }
   }
   const auto by_level = [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; };
   std::sort(chain.files.begin(), chain.files.end(), by_level);
-  chain.keeps_damaged_manifest = exists(files.damaged_manifest_path());
+  std::sort(chain.archives.begin(), chain.archives.end());
   if (chain.levels().empty() && chain.files.size() == 1 && chain.files.front().level.is_full()) {
     chain.full_is_empty_image = is_empty_image(loop, files, chain.files.front());
   }
   return chain;
+}
+
+void require_folder(const ChainFiles& files) {
+  if (!is_folder(files.folder())) {
+    throw ChainError(fmt::format("there is no folder {}", files.folder()), "create it, or mount what should be there");
+  }
 }
 
 TargetFolder inspect_target(const ChainFiles& files) {

@@ -61,6 +61,24 @@ void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   }
 }
 
+/// Options stand before or after a subcommand; those that it does not have are a mistake.
+void refuse_foreign_options(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) {
+    for (const CLI::Option* option : app.get_options()) {
+      if (option->count() > 0 && command->get_option_no_throw(option->get_name()) == nullptr) {
+        throw UsageError(fmt::format("{} takes no {}", command->get_name(), option->get_name()),
+                         fmt::format("see qmpbackup {} --help", command->get_name()));
+      }
+    }
+  }
+}
+
+bool asks_for_json(const std::vector<std::string>& arguments) {
+  return std::any_of(arguments.begin(), arguments.end(), [](const std::string& argument) {
+    return argument == "--json" || argument == "--json=true" || argument == "--json=1";
+  });
+}
+
 /// The exit code of the design's table for an error.
 int exit_code_for(const std::exception& error) {
   if (dynamic_cast<const UsageError*>(&error) != nullptr) {
@@ -97,6 +115,7 @@ int run(const Invocation& invocation) {
   try {
     EventLoop loop;
     invocation.run(loop, reporter);
+    reporter.throw_if_output_failed();
     return 0;
   } catch (const std::exception& error) {
     return report(reporter, error);
@@ -126,6 +145,7 @@ int run_command_line(int argc, const char* const* argv) {
       command->set_help_flag();
     }
     parse(app, rewrite_arguments(arguments));
+    refuse_foreign_options(app);
     if (invocation.help) {
       const auto commands = app.get_subcommands();
       std::cout << help_text(commands.empty() ? app : *commands.front());
@@ -137,8 +157,7 @@ int run_command_line(int argc, const char* const* argv) {
     }
     return run(invocation);
   } catch (const std::exception& error) {
-    const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
-    Reporter reporter({json, false, ProgressMode::kNever});
+    Reporter reporter({asks_for_json(arguments), false, ProgressMode::kNever});
     return report(reporter, error);
   }
 }

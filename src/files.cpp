@@ -25,9 +25,13 @@ namespace {
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kFolderMode = 0700;
 
+std::string hint_for(int error) {
+  return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are" : "";
+}
+
 [[noreturn]] void fail(std::string_view what, const std::string& path) {
   const int error = errno;
-  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)));
+  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)), hint_for(error));
 }
 
 [[noreturn]] void fail(std::string_view what, const std::string& path, const std::string& to) {
@@ -165,7 +169,9 @@ void remove_durably(const std::string& path) {
 
 void discard_durably(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (fd.is_open()) {
+  struct stat info {};
+  // A file with a second name is somebody else's.
+  if (fd.is_open() && ::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode) && info.st_nlink == 1) {
     (void)!::ftruncate(fd.get(), 0);  // what matters is that its name goes
   }
   remove_durably(path);
@@ -215,7 +221,7 @@ std::optional<std::string> read_file_if_there(const std::string& path, ByteCount
     }
     content.append(block, 0, static_cast<std::size_t>(got));
     if (content.size() > limit) {
-      throw FileError(fmt::format("{} is larger than {}", path, format_size(limit)));
+      return content.substr(0, limit);
     }
   }
 }
@@ -227,7 +233,13 @@ bool exists(const std::string& path) {
 
 std::optional<FileInfo> regular_file_info(const std::string& path) {
   struct stat info {};
-  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) {
+  if (::stat(path.c_str(), &info) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) {
+      fail("look at", path);
+    }
+    return std::nullopt;
+  }
+  if (!S_ISREG(info.st_mode)) {
     return std::nullopt;
   }
   struct stat name {};
@@ -255,14 +267,18 @@ std::vector<std::string> list_folder(const std::string& path) {
   for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
     names.push_back(entry->path().filename().string());
   }
+  if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory) {
+    errno = error.value();
+    fail("list", path);
+  }
   return names;
 }
 
 std::vector<std::byte> read_front(const std::string& path, std::size_t size) {
   std::vector<std::byte> front(size);
   std::size_t filled = 0;
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  while (fd.is_open() && filled < size) {
+  const UniqueFd fd = open_file(path, O_RDONLY | O_NONBLOCK);
+  while (filled < size) {
     const ssize_t got = ::read(fd.get(), front.data() + filled, size - filled);
     if (got <= 0) {
       break;

@@ -22,7 +22,9 @@ std::optional<Level> parse_level_name(std::string_view name) {
   int number = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
   const Level level{number};
-  if (error != std::errc{} || number < 0 || end != name.data() + name.size() || level_name(level).substr(3) != name) {
+  constexpr int kMost = 1'000'000'000;  // so that there is always a next one
+  if (error != std::errc{} || number < 0 || number > kMost || end != name.data() + name.size() ||
+      level_name(level).substr(3) != name) {
     return std::nullopt;
   }
   return level;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "qmpbackup/backup_commands.hpp"
+#include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
@@ -89,6 +90,8 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
     Manifest old = manifest;
     old.pending.reset();
     write_durably(archive.manifest_path(), format_manifest(old));
+  } else if (exists(files.damaged_manifest_path())) {
+    rename_durably(files.damaged_manifest_path(), archive.manifest_path());
   }
   std::vector<std::string> levels;
   for (const std::string& name : list_folder(files.folder())) {
@@ -99,9 +102,6 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
   }
   if (exists(files.checksums_path())) {
     rename_durably(files.checksums_path(), archive.checksums_path());
-  }
-  if (exists(files.damaged_manifest_path())) {
-    rename_durably(files.damaged_manifest_path(), archive.manifest_path());
   }
   for (const std::string& name : levels) {
     remove_durably(files.in_folder(name));
@@ -131,6 +131,19 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   write_durably(files.manifest_path(), format_manifest(manifest));  // the commit point
 }
 
+/// Nothing is overwritten: a file may have come under the level's final name since the run was planned. An empty image
+/// that the operator made beforehand is meant to be replaced, and an old chain moves away.
+void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pending& pending) {
+  const std::string path = files.level_path(pending.level);
+  if (pending.archive || !exists(path)) {
+    return;
+  }
+  if (!read_chain(session.loop, files).full_is_empty_image) {
+    throw ChainError(fmt::format("{}: {} appeared during the backup, and nothing is overwritten", pending.device, path),
+                     "find out what made it; move it away and try again");
+  }
+}
+
 bool is_open_in_qemu(Session& session, const NodeName& node) {
   const std::vector<Node> nodes = query_nodes(session);
   return std::any_of(nodes.begin(), nodes.end(), [&](const Node& candidate) { return candidate.name == node; });
@@ -153,6 +166,7 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
     flush_target(session, *manifest.pending);
   }
   if (from != Recovery::kCommit) {
+    refuse_file_in_the_way(session, files, *manifest.pending);
     Manifest verified = manifest;
     verified.pending->verified = verify_partial(session, files, *manifest.pending);
     write_durably(files.manifest_path(), format_manifest(verified));
@@ -175,7 +189,7 @@ void clean_up_after_commit(Session& session, const Manifest& manifest) {
     if (manifest.levels.size() > 1 && manifest.levels[manifest.levels.size() - 2].bitmap == kForeignBitmap) {
       remove_adopted_bitmap(session, *bitmap_to_keep(manifest));
     }
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     session.reporter.warning(
         fmt::format("{}: the level is committed, but QEMU was not cleaned up: {}; the next run does it",
                     manifest.device, error.what()));

@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,8 +12,10 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <sstream>
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
@@ -105,34 +107,51 @@ class Child {
   pid_t pid_;
 };
 
-pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherited) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
-  if (inherited >= 0) {
-    posix_spawn_file_actions_adddup2(&actions, inherited, kInheritedAs);
-  }
-  // A group of its own, so that ctrl-c reaches this program alone, which then decides; and the usual fate on SIGPIPE.
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t defaults;
-  sigemptyset(&defaults);
-  sigaddset(&defaults, SIGPIPE);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+struct ChildDescriptors {
+  int out;
+  int err;
+  int inherited;  ///< -1 for none
+  int report;     ///< a pipe that closes on exec: why there was none
+};
 
+/// The child, from fork to exec.
+[[noreturn]] void become(char* const* argv, const ChildDescriptors& descriptors, pid_t parent) {
+  // First out of the way of the descriptors that are given to the program.
+  const int report = ::fcntl(descriptors.report, F_DUPFD_CLOEXEC, kInheritedAs + 1);
+  const int inherited =
+      descriptors.inherited < 0 ? -1 : ::fcntl(descriptors.inherited, F_DUPFD_CLOEXEC, kInheritedAs + 1);
+  // A group of its own, so that ctrl-c reaches this program alone, which then decides; its end when this program is
+  // killed; and the usual fate on SIGPIPE.
+  const bool ready = ::setpgid(0, 0) == 0 && ::prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && ::getppid() == parent &&
+                     std::signal(SIGPIPE, SIG_DFL) != SIG_ERR &&
+                     ::dup2(::open("/dev/null", O_RDONLY | O_CLOEXEC), STDIN_FILENO) >= 0 &&
+                     ::dup2(descriptors.out, STDOUT_FILENO) >= 0 && ::dup2(descriptors.err, STDERR_FILENO) >= 0 &&
+                     (inherited < 0 || ::dup2(inherited, kInheritedAs) >= 0);
+  if (ready) {
+    ::execvp(argv[0], argv);
+  }
+  const int error = errno;
+  (void)!::write(report, &error, sizeof error);
+  ::_exit(1);
+}
+
+pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherited) {
   std::vector<char*> arguments;
   for (const std::string& argument : argv) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
   arguments.push_back(nullptr);
-  pid_t pid = -1;
-  const int error = posix_spawnp(&pid, arguments.front(), &actions, &attributes, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
+  std::array<UniqueFd, 2> report = make_pipe();
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    become(arguments.data(), {out, err, inherited, report[1].get()}, parent);
+  }
+  report[1] = UniqueFd();
+  int error = pid < 0 ? errno : 0;
+  if (pid > 0 && ::read(report[0].get(), &error, sizeof error) == sizeof error) {
+    ::waitpid(pid, nullptr, 0);
+  }
   if (error != 0) {
     throw Error(fmt::format("cannot run {}: {}", argv.front(), std::strerror(error)),
                 error == ENOENT ? "install it: it comes with QEMU (Debian: qemu-utils)" : "");
@@ -188,6 +207,16 @@ std::size_t processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<std::size_t>(CPU_COUNT(&set)) : 1;
+}
+
+void require_program(const std::string& name) {
+  std::istringstream path(std::string(std::getenv("PATH") == nullptr ? "" : std::getenv("PATH")));
+  for (std::string folder; std::getline(path, folder, ':');) {
+    if (::access((folder + "/" + name).c_str(), X_OK) == 0) {
+      return;
+    }
+  }
+  throw Error(fmt::format("{} is not on PATH", name), "install it: it comes with QEMU (Debian: qemu-utils)");
 }
 
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

@@ -60,6 +60,7 @@ struct QmpClient::Connection : std::enable_shared_from_this<Connection> {
 
   void connect();
   void handshake();
+  ConnectError busy(std::string_view symptom) const;
   void read();
   void take_lines();
   void send(std::string_view text, const std::vector<int>& descriptors);
@@ -108,6 +109,9 @@ void QmpClient::Connection::connect() {
       return;
     }
   }
+  if (last_error == asio::error::no_buffer_space || last_error.value() == EAGAIN) {
+    throw busy("takes no connection");  // so many wait already (asio calls EAGAIN so)
+  }
   const std::string message = fmt::format("cannot reach QEMU at {}: {}", address.text(), last_error.message());
   if (last_error == asio::error::connection_refused || last_error.value() == ENOENT) {
     throw NobodyListens(message, hint_for(last_error.value()));
@@ -115,14 +119,18 @@ void QmpClient::Connection::connect() {
   throw ConnectError(message, hint_for(last_error.value()));
 }
 
+ConnectError QmpClient::Connection::busy(std::string_view symptom) const {
+  return ConnectError(
+      fmt::format("QEMU at {} {}: another client holds this monitor, or QEMU hangs", address.text(), symptom),
+      "end the other client, or give QEMU a second -qmp socket for backups");
+}
+
 void QmpClient::Connection::handshake() {
   read();
   const Deadline deadline = after(timeouts.connect);
   for (;;) {
     if (!loop.wait_until([&] { return !lines.empty() || broken; }, deadline)) {
-      throw ConnectError(
-          fmt::format("QEMU at {} sends no greeting: another client holds this monitor, or QEMU hangs", address.text()),
-          "end the other client, or give QEMU a second -qmp socket for backups");
+      throw busy("sends no greeting");
     }
     if (lines.empty()) {
       throw ConnectError(fmt::format("QEMU at {} closed the connection before its greeting", address.text()),
@@ -250,14 +258,15 @@ nlohmann::json QmpClient::Connection::await_reply(const std::string& id, const s
       return std::move(reply->value);
     } else if (const auto* error = std::get_if<QmpErrorReply>(&message);
                error && (error->id == id || error->id.empty())) {
-      throw QmpError(command, error->error_class, error->description);
+      throw QmpError(command, error->description);
     }
     // Else the late answer to a command that was given up, or to another client.
   }
 }
 
 std::string QmpAddress::text() const {
-  return is_tcp ? fmt::format("tcp:{}:{}", host, port) : path;
+  const bool is_ipv6 = host.find(':') != std::string::npos;
+  return is_tcp ? fmt::format("tcp:{}:{}", is_ipv6 ? "[" + host + "]" : host, port) : path;
 }
 
 QmpAddress parse_qmp_address(const std::string& text) {

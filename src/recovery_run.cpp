@@ -110,6 +110,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   finish_merge(files, manifest);
   std::optional<LevelRecord> completed;
   if (manifest.pending) {
+    refuse_other_vm(files.base(), manifest.pending->vm, look_at_vm(session).identity);
     completed = resolve_pending(session, files, manifest);
   }
   const EventLoop::Shield shield(session.loop);

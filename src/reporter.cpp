@@ -4,8 +4,10 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace qmpbackup {
 namespace {
@@ -109,16 +111,25 @@ void Reporter::progress(const Progress& progress) {
   }
   if (at_end || now - last_progress_ >= kTerminalPace) {
     last_progress_ = now;
-    line_open_ = true;
-    const std::string line = printable(progress_line(progress, terminal_width() - 1));
+    const std::string line = progress_line(progress, terminal_width() - 1);
     if (::isatty(STDERR_FILENO) == 1) {
-      std::fputs(fmt::format("\r\x1b[K{}", line).c_str(), stderr);
-      std::fflush(stderr);
+      move_line(line);
     } else {
-      write_line(stderr, line);
-      line_open_ = false;
+      write_line(stderr, printable(line));
     }
   }
+}
+
+void Reporter::passing(const std::string& text) {
+  if (moving_line_ && !options_.json && ::isatty(STDERR_FILENO) == 1) {
+    move_line(text);
+  }
+}
+
+void Reporter::move_line(const std::string& text) {
+  line_open_ = true;
+  std::fputs(fmt::format("\r\x1b[K{}", printable(text)).c_str(), stderr);
+  std::fflush(stderr);
 }
 
 void Reporter::end_progress() {
@@ -143,11 +154,34 @@ void Reporter::result(const std::vector<std::string>& lines, nlohmann::json summ
 
 void Reporter::line(const std::string& text) {
   end_progress();
-  write_line(stdout, printable(text));
+  print_out(printable(text));
 }
 
 void Reporter::json_line(const nlohmann::json& object) {
-  write_line(stdout, dump(object));
+  print_out(dump(object));
+}
+
+void Reporter::print_out(const std::string& text) {
+  errno = 0;
+  write_line(stdout, text);
+  if (std::ferror(stdout) != 0 && output_error_ == 0 && errno != EPIPE) {  // a reader that has seen enough is none
+    output_error_ = errno;
+  }
+}
+
+void Reporter::throw_if_output_failed() const {
+  if (output_error_ != 0) {
+    throw Error(fmt::format("what was asked for is done, but its result could not be written to standard output: {}",
+                            std::strerror(output_error_)));
+  }
+}
+
+void Reporter::planned(const nlohmann::json& command) {
+  if (options_.json) {
+    json_line({{"message_type", "plan"}, {"command", command}});
+  } else {
+    line(dump(command));
+  }
 }
 
 void Reporter::error(int exit_code, const std::string& message, const std::string& hint) {

@@ -90,7 +90,9 @@ void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const 
                     std::vector<std::string>& removed) {
   for (const Node& node : query_nodes(session)) {
     for (const Bitmap& bitmap : node.bitmaps) {
-      if (!belongs_to(chains, bitmap.name.value, chain_prefix) || bitmap.name == keep) {
+      // Below a snapshot a node is read-only, and QEMU then removes no bitmap that is stored in it: later.
+      const bool later = node.read_only && bitmap.persistent;
+      if (!belongs_to(chains, bitmap.name.value, chain_prefix) || bitmap.name == keep || later) {
         continue;
       }
       if (try_execute(session.client, remove_bitmap(node.name, bitmap.name))) {
@@ -103,7 +105,7 @@ void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const 
   }
 }
 
-void remove_descriptors(Session& session, const std::vector<ChainId>& chains) {
+void remove_all_descriptors(Session& session, const std::vector<ChainId>& chains) {
   if (!session.features.descriptors) {
     return;
   }
@@ -113,7 +115,7 @@ void remove_descriptors(Session& session, const std::vector<ChainId>& chains) {
       return belongs_to(chains, text_at(fd, "opaque"), chain_prefix);
     });
     if (ours) {  // not reported: QEMU 7.2 still lists a removed set while its VM is stopped
-      try_execute(session.client, {"remove-fd", {{"fdset-id", set.at("fdset-id")}}});
+      try_execute(session.client, remove_descriptors(set.at("fdset-id").get<std::int64_t>()));
     }
   }
 }
@@ -150,7 +152,11 @@ VmState look_at_vm(Session& session) {
   vm.devices = parse_devices(query(client, "query-block"));
   vm.nodes = query_nodes(session);
   if (session.features.block_graph) {
-    vm.edges = parse_block_graph(query(client, "x-debug-query-block-graph"));
+    try {
+      vm.edges = parse_block_graph(query(client, "x-debug-query-block-graph"));
+    } catch (const QmpError&) {
+      // -compat unstable-input=reject: as on a QEMU that does not have it.
+    }
   }
   vm.status = query_status(client);
   if (session.features.migration) {
@@ -187,7 +193,7 @@ std::vector<std::string> remove_leftovers(Session& session, const std::vector<Ch
   remove_jobs(session, chains, removed);
   remove_nodes(session, chains, removed);
   remove_bitmaps(session, chains, keep, removed);
-  remove_descriptors(session, chains);
+  remove_all_descriptors(session, chains);
   return removed;
 }
 

@@ -130,6 +130,15 @@ const Job* VmState::find_job(const JobId& id) const {
   return found == jobs.end() ? nullptr : &*found;
 }
 
+void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmIdentity& vm) {
+  const auto is_known = [](const std::string& uuid) { return uuid.find_first_not_of("0-") != std::string::npos; };
+  if (is_known(chain.uuid) && is_known(vm.uuid) && chain.uuid != vm.uuid) {
+    throw ChainError(fmt::format("{} is a chain of the VM {} ({}); this one is {} ({})", base, chain.name, chain.uuid,
+                                 vm.name, vm.uuid),
+                     "give each VM a -backupFile of its own");
+  }
+}
+
 std::vector<Job> parse_jobs(const json& reply) {
   std::vector<Job> jobs;
   for (const json& entry : reply) {
@@ -169,6 +178,7 @@ std::vector<Node> parse_nodes(const json& query_named_block_nodes) {
     node.read_only = flag_of(entry, "ro", false);
     node.stores_bitmaps =
         node.driver == "qcow2" && text_of(member(member(image, "format-specific"), "data"), "compat") == "1.1";
+    node.encrypted = flag_of(entry, "encrypted", false) || node.driver == "luks";
     for (const json& bitmap : member(entry, "dirty-bitmaps")) {
       node.bitmaps.push_back({{text_of(bitmap, "name")},
                               bytes_of(bitmap, "granularity"),
@@ -207,16 +217,24 @@ std::vector<Disk> list_disks(const VmState& vm) {
 
 namespace {
 
+/// A disk's qdev id may be another one's device name: the device name counts first.
+const Device* find_device(const VmState& vm, const std::string& name) {
+  const auto find = [&](auto&& is_meant) {
+    const auto found = std::find_if(vm.devices.begin(), vm.devices.end(), is_meant);
+    return found == vm.devices.end() ? nullptr : &*found;
+  };
+  const Device* by_name = find([&](const Device& device) { return device.device == name; });
+  return by_name != nullptr
+             ? by_name
+             : find([&](const Device& device) { return device.qdev == name || qdev_id(device.qdev) == name; });
+}
+
 Disk find_any_disk(const VmState& vm, const std::string& name) {
-  for (const Device& device : vm.devices) {
-    const bool meant = name == device.device || name == device.qdev || name == qdev_id(device.qdev);
-    if (!meant || name.empty()) {
-      continue;
-    }
-    if (device.root.value.empty()) {
+  if (const Device* device = name.empty() ? nullptr : find_device(vm, name)) {
+    if (device->root.value.empty()) {
       throw ChainError(fmt::format("{}: the device has no medium", name), describe_devices(vm));
     }
-    return disk_below(vm, device.root, label_of(device));
+    return disk_below(vm, device->root, label_of(*device));
   }
   for (const Device& device : vm.devices) {
     if (device.root.value.empty()) {

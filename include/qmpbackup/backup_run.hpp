@@ -22,9 +22,4 @@ struct BackupOptions {
 /// chains are as they were, unless the message says that the next run has to clean up.
 void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& options);
 
-/// Removes this program's bitmaps from a device: all of them and the Go tool's `bitmap0`, or with `files` those of that
-/// chain alone (`bitmap0` where the chain has no manifest of ours). Reports how many.
-void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const Connection& connection, const std::string& device,
-                      const std::optional<ChainFiles>& files);
-
 }  // namespace qmpbackup

@@ -31,8 +31,8 @@ struct ChainOnDisk {
   std::optional<ChainId> damaged_id;  ///< for kDamaged: the chain's id, where it can still be read
   std::vector<LevelFile> files;       ///< ascending by level
   std::vector<Level> partials;
-  bool full_is_empty_image = false;     ///< BASE.full.qcow2 is a qcow2 image that nothing was ever written to
-  bool keeps_damaged_manifest = false;  ///< BASE.chain.json.damaged is there
+  std::vector<std::string> archives;  ///< earlier chains' folders, by their compact times, ascending
+  bool full_is_empty_image = false;   ///< BASE.full.qcow2 is a qcow2 image that nothing was ever written to
 
   [[nodiscard]] const LevelFile* file_of(Level level) const;
   /// The levels that the manifest names; empty without a good one.
@@ -63,6 +63,10 @@ inline const BitmapName kForeignBitmap{"bitmap0"};
 
 /// "2026-11-22T02:00:00Z" -> "20261122T020000Z", as it stands in an archive folder's name.
 std::string compact_time(std::string_view rfc3339);
+
+/// The name of the folder, as a compact time, that the chain can move into: the time of its full (`now`, RFC 3339 in
+/// UTC, where nothing tells it), with "-2" behind it and so on when there is such a folder already.
+std::string unused_archive(const ChainOnDisk& chain, const std::string& now);
 
 /// The point in time of the chain's full: from the manifest, else its file's time, else `otherwise`. RFC 3339 in UTC.
 std::string time_of_full(const ChainOnDisk& chain, const std::string& otherwise);

@@ -10,6 +10,9 @@ namespace qmpbackup {
 /// Runs qemu-img only where a full stands alone, to see whether it is an empty image that an operator made beforehand.
 ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files);
 
+/// Throws ChainError where the chain's folder is not there.
+void require_folder(const ChainFiles& files);
+
 /// Looks at the folder that a chain's files go to. Changes nothing that stays.
 TargetFolder inspect_target(const ChainFiles& files);
 

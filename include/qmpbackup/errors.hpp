@@ -43,12 +43,8 @@ class ConnectionLost : public ConnectError {
 /// QEMU refused a command.
 class QmpError : public Error {
  public:
-  QmpError(const std::string& command, const std::string& error_class, const std::string& description)
-      : Error("QEMU refused " + command + ": " + description), error_class_(error_class) {}
-  [[nodiscard]] const std::string& error_class() const { return error_class_; }
-
- private:
-  std::string error_class_;
+  QmpError(const std::string& command, const std::string& description)
+      : Error("QEMU refused " + command + ": " + description) {}
 };
 
 /// What is on disk contradicts itself or what was asked for; nothing was changed.

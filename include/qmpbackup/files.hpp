@@ -68,7 +68,7 @@ void make_folder_durably(const std::string& path);
 void sync_file(const std::string& path);
 void sync_folder(const std::string& path);
 
-/// The content of a small file; nothing when there is none. Throws FileError, also above `limit` bytes.
+/// The first `limit` bytes of a file; nothing when there is none. Throws FileError.
 std::optional<std::string> read_file_if_there(const std::string& path, ByteCount limit);
 
 /// Whether something has this name, a dangling link included.
@@ -86,10 +86,11 @@ std::optional<FileInfo> regular_file_info(const std::string& path);
 /// The size of a block device; nothing when `path` is none.
 std::optional<ByteCount> block_device_size(const std::string& path);
 
-/// The names in a folder, without "." and ".."; empty for a folder that cannot be read.
+/// The names in a folder, without "." and ".."; empty where there is no such folder. Throws FileError.
 std::vector<std::string> list_folder(const std::string& path);
 
-/// The front of a file, at most `size` bytes; empty for a file that cannot be read.
+/// The front of a file, at most `size` bytes; less where its storage has an error. Throws FileError where it cannot be
+/// opened.
 std::vector<std::byte> read_front(const std::string& path, std::size_t size);
 
 enum class PageCache {

@@ -17,7 +17,7 @@ struct ProcessResult {
 
 /// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,
 /// its standard output goes to `on_output` piece by piece while the event loop is waited or polled on. The destructor
-/// kills it.
+/// kills it; when this program is killed, it gets SIGTERM.
 class Process {
  public:
   using OnOutput = std::function<void(std::string_view)>;
@@ -42,6 +42,9 @@ class Process {
 
 /// How many programs can work at the same time: the processors that this process may use.
 std::size_t processors();
+
+/// Throws Error unless there is such a program on PATH.
+void require_program(const std::string& name);
 
 /// Runs a program to its end: Process, then wait.
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

@@ -46,6 +46,7 @@ struct Node {
   ByteCount allocated = 0;  ///< `actual-size` on the host; 0 where it is not known, as for block devices
   bool read_only = false;
   bool stores_bitmaps = false;  ///< qcow2 version 3 (compat 1.1)
+  bool encrypted = false;
   std::vector<Bitmap> bitmaps;
 
   [[nodiscard]] const Bitmap* find_bitmap(const BitmapName& bitmap) const;
@@ -95,6 +96,9 @@ struct VmState {
   [[nodiscard]] const Job* find_job(const JobId& id) const;
 };
 
+/// Throws ChainError where the chain at `base` was made of another VM than this one: both have a uuid, and they differ.
+void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmIdentity& vm);
+
 std::vector<Device> parse_devices(const nlohmann::json& query_block);
 std::vector<Node> parse_nodes(const nlohmann::json& query_named_block_nodes);
 /// Node and parent names in place of the graph's numbers; jobs appear as parents by their id.
@@ -112,8 +116,8 @@ struct Disk {
 /// All disks of the guest's devices, in QEMU's order.
 std::vector<Disk> list_disks(const VmState& vm);
 
-/// The disk that `name` means: a device name, a qdev id or path, or the name of a node on a device's path or of one
-/// that nothing uses. Throws ChainError that lists what there is.
+/// The disk that `name` means: a device name, else a qdev id or path, else the name of a node on a device's path or of
+/// one that nothing uses. Throws ChainError that lists what there is.
 Disk find_disk(const VmState& vm, const std::string& name);
 
 /// The bytes that a full backup of a node reads: allocated on the host in the node and its backing files, at most the

@@ -68,16 +68,22 @@ TEST_F(CommandsTest, Come_In_The_Order_That_The_Promise_Rests_On) {
   have_chain_up_to(0);
   ask(1);
   const std::vector<QmpCommand> commands = list_commands(plan());
-  const std::vector<std::string> names = names_of(commands);
-  EXPECT_EQ(names, (std::vector<std::string>{
-                       "add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add",  // the target
-                       "blockdev-add", "block-dirty-bitmap-add", "human-monitor-command", "human-monitor-command",
-                       "human-monitor-command",        // the marks
-                       "transaction", "blockdev-del",  // the point in time
-                       "blockdev-reopen", "blockdev-del", "blockdev-del", "job-dismiss", "block-dirty-bitmap-remove"}));
-  EXPECT_EQ(commands.back().arguments, (json{{"node", "#block1"}, {"name", level_bitmap(kChain, Level{0}).value}}))
-      << "the previous bitmap goes last";
-  EXPECT_EQ(commands[commands.size() - 2].arguments.at("id"), level_job(kChain, Level{1}).value);
+  const std::vector<std::string> mark = {"blockdev-add", "block-dirty-bitmap-add", "human-monitor-command",
+                                         "human-monitor-command", "human-monitor-command"};
+  std::vector<std::string> expected = mark;  // are the previous level's marks there?
+  const auto then = [&](const std::vector<std::string>& more) {
+    expected.insert(expected.end(), more.begin(), more.end());
+  };
+  then({"transaction", "blockdev-del"});
+  then({"add-fd", "add-fd", "add-fd", "add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add"});
+  then(mark);
+  then({"transaction", "blockdev-del"});  // the point in time
+  then({"blockdev-reopen", "blockdev-del", "blockdev-del", "job-dismiss", "block-dirty-bitmap-remove", "remove-fd"});
+  EXPECT_EQ(names_of(commands), expected);
+  const QmpCommand& last_but_one = commands[commands.size() - 2];
+  EXPECT_EQ(last_but_one.arguments, (json{{"node", "#block1"}, {"name", level_bitmap(kChain, Level{0}).value}}))
+      << "the previous bitmap goes after all that can fail";
+  EXPECT_EQ(commands[commands.size() - 3].arguments.at("id"), level_job(kChain, Level{1}).value);
 }
 
 TEST_F(CommandsTest, Never_Clear_A_Bitmap_Or_Let_A_Job_Change_One) {

@@ -1,0 +1,102 @@
+#include "qmpbackup/clean_bitmap_run.hpp"
+
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "qmpbackup/backup_commands.hpp"
+#include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/errors.hpp"
+#include "qmpbackup/files.hpp"
+#include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/recovery_run.hpp"
+#include "qmpbackup/session.hpp"
+
+namespace qmpbackup {
+namespace {
+
+ChainOnDisk read_sound_chain(EventLoop& loop, const ChainFiles& files) {
+  ChainOnDisk chain = read_chain(loop, files);
+  if (chain.manifest_state == ManifestState::kDamaged || chain.manifest_state == ManifestState::kTooNew) {
+    throw ChainError(fmt::format("{} cannot be used: {}", files.manifest_path(), chain.manifest_problem),
+                     "leave -backupFile out to remove the bitmaps of all chains of this device");
+  }
+  return chain;
+}
+
+bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap) {
+  if (!chain) {
+    return bitmap.starts_with(kPrefix) || bitmap == kForeignBitmap;
+  }
+  if (!chain->manifest) {
+    return bitmap == kForeignBitmap;
+  }
+  return bitmap.starts_with(chain_prefix(chain->manifest->chain)) || bitmap == bitmap_to_keep(*chain->manifest);
+}
+
+void refuse_while_a_backup_works(const VmState& vm, const Disk& disk) {
+  for (const Job& job : vm.jobs) {
+    if (job.is_ours() && !job.is_concluded()) {
+      throw ChainError(fmt::format("{}: the backup job {} works", disk.label, job.id.value),
+                       "try again when it is over");
+    }
+  }
+}
+
+}  // namespace
+
+void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequest& request) {
+  std::optional<FileLock> lock;
+  std::optional<ChainOnDisk> chain;
+  if (request.files) {
+    require_folder(*request.files);
+    if (!request.dry_run) {
+      lock.emplace(request.files->lock_path());
+    }
+    chain = read_sound_chain(loop, *request.files);
+  }
+  QmpClient client = connect(loop, reporter, request.connection);
+  Session session{loop, reporter, client, query_features(client), request.connection.timeouts.reply};
+  if (lock) {
+    recover_chain(session, *request.files);
+    chain = read_sound_chain(loop, *request.files);
+  }
+  const VmState vm = look_at_vm(session);
+  const Disk disk = find_disk(vm, request.device);
+  refuse_while_a_backup_works(vm, disk);
+  nlohmann::json removed = nlohmann::json::array();
+  for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node
+    for (const Bitmap& bitmap : node->bitmaps) {
+      if (!is_meant(chain, bitmap.name)) {
+        continue;
+      }
+      if (node->read_only && bitmap.persistent) {
+        reporter.warning(
+            fmt::format("{}: {} stays: the node {} is read-only, below a snapshot; try again when that is "
+                        "committed",
+                        disk.label, bitmap.name.value, node->name.value));
+        continue;
+      }
+      const QmpCommand command = remove_bitmap(node->name, bitmap.name);
+      if (request.dry_run) {
+        reporter.planned(to_json(command));
+      } else {
+        client.execute(command);
+      }
+      removed.push_back(bitmap.name.value);
+    }
+  }
+  const std::string consequence = removed.empty() ? ""
+                                                  : fmt::format("; the next backup of {} must be a full",
+                                                                request.files ? "this chain" : "this device");
+  reporter.result({fmt::format("{}: {} {} bitmap{}{}", disk.label, request.dry_run ? "would remove" : "removed",
+                               removed.size(), removed.size() == 1 ? "" : "s", consequence)},
+                  {{"command", "clean-bitmap"},
+                   {"dry_run", request.dry_run},
+                   {"device", disk.label},
+                   {"vm", vm.identity.name},
+                   {"qemu", client.qemu_version()},
+                   {"removed", removed}});
+}
+
+}  // namespace qmpbackup
