@@ -25,12 +25,14 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   rename_if_there(files.partial_path(kFullLevel), files.level_path(kFullLevel));
   const Level through = manifest.pending_merge->through;
   rename_if_there(files.partial_path(through.next()), files.level_path(through.next()));
-  for (Level level{0}; level <= through; level = level.next()) {
-    remove_durably(files.level_path(level));
+  for (const std::string& name : list_folder(files.folder())) {
+    if (const auto level = files.level_of_file(name); level && !level->is_full() && *level <= through) {
+      remove_durably(files.in_folder(name));
+    }
   }
+  write_checksums(files, manifest);
   manifest.pending_merge.reset();
   write_durably(files.manifest_path(), format_manifest(manifest));
-  write_checksums(files, manifest);
 }
 
 void finish_merge_if_pending(const ChainFiles& files) {

@@ -98,7 +98,9 @@ void KnownLevels::check_chain(const fs::path& base, std::set<std::string>& found
     const int level = entry.at("level").get<int>();
     const fs::path file = base.parent_path() / entry.at("file").get<std::string>();
     const std::string bitmap = entry.at("bitmap").get<std::string>();
-    if (level != expected++ || file != level_path(base, level)) {
+    const bool wrong_place = level != expected;
+    expected = std::max(level, level < 0 ? manifest.value("merged", -1) : level) + 1;
+    if (wrong_place || file != level_path(base, level)) {
       violations.push_back(fmt::format("{}: the manifest has {} here", base.string(), entry.dump()));
     }
     if (std::string problem = compare(bitmap, file); !problem.empty()) {
