@@ -39,6 +39,9 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
   if (header.corrupt) {
     return fmt::format("{} is marked as corrupt by QEMU", record.file);
   }
+  if (header.data_elsewhere) {
+    return fmt::format("{} keeps its data in another file", record.file);
+  }
   if (header.virtual_size != record.virtual_size) {
     return fmt::format("{} holds a disk of {} bytes, the manifest says {}", record.file, header.virtual_size,
                        record.virtual_size);

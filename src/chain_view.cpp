@@ -63,6 +63,18 @@ std::optional<Level> newest_good(const std::vector<LevelView>& levels) {
   return good;
 }
 
+bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels) {
+  return std::all_of(levels.begin(), levels.end(), [&](const LevelView& level) {
+    const LevelFile* file = chain.file_of(level.record.level);
+    if (file == nullptr || !file->header) {
+      return false;
+    }
+    const std::string& link = file->header->backing_file;
+    const std::string name = file->header->backing_name();
+    return link == "./" + name || (link == name && name.find(':') == std::string::npos);
+  });
+}
+
 bool times_ascend(const std::vector<LevelView>& levels) {
   return std::is_sorted(levels.begin(), levels.end(),
                         [](const LevelView& a, const LevelView& b) { return a.record.time < b.record.time; });

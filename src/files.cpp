@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -320,6 +321,21 @@ std::string sha256_of_file(const std::string& path, const std::function<void(Byt
     done += static_cast<ByteCount>(got);
     progress(done);
   }
+}
+
+bool storage_reads_at(const std::string& path, ByteCount bytes_per_second) {
+  constexpr ByteCount kEnough = 32 * kMiB;
+  constexpr std::size_t kAlignment = 4096;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
+  const std::unique_ptr<void, decltype(&std::free)> block(std::aligned_alloc(kAlignment, kMiB), &std::free);
+  const auto start = std::chrono::steady_clock::now();
+  ByteCount done = 0;
+  ssize_t got = 0;
+  while (fd.is_open() && done < kEnough && (got = ::read(fd.get(), block.get(), kMiB)) > 0) {
+    done += static_cast<ByteCount>(got);
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return done > 0 && static_cast<double>(done) >= seconds * static_cast<double>(bytes_per_second);
 }
 
 void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress) {

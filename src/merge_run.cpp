@@ -68,7 +68,9 @@ class Merge {
                        "run the next backup first: it resolves it");
     }
     finish_merge(files_, *manifest_);
-    merged_ = view_chain(read_chain(loop_, files_), files_);
+    const ChainOnDisk now = read_chain(loop_, files_);
+    merged_ = view_chain(now, files_);
+    below_by_ = links_stay_in_folder(now, merged_) ? BelowBy::kLinks : BelowBy::kNames;
     const auto index = index_of(merged_, request_.through);
     if (!index || request_.through.is_full()) {
       throw ChainError(
@@ -131,7 +133,7 @@ class Merge {
     if (takes_direct_io(files_.folder())) {
       argv.insert(argv.end(), {"-t", "none"});
     }
-    argv.insert(argv.end(), {"-o", options, chain_image(paths), partial});
+    argv.insert(argv.end(), {"-o", options, chain_image(paths, below_by_), partial});
     Progress progress("merge", {}, std::chrono::steady_clock::now());
     Process convert(loop_, argv, -1, [&](std::string_view piece) {
       if (const auto share = convert_progress(piece)) {
@@ -223,6 +225,7 @@ class Merge {
   const ChainFiles& files_;
   std::optional<Manifest> manifest_;
   std::vector<LevelView> merged_;  ///< what goes into the new full
+  BelowBy below_by_ = BelowBy::kNames;
 };
 
 }  // namespace

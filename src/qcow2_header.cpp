@@ -9,6 +9,7 @@ constexpr std::size_t kVersion2Bytes = 72;
 constexpr std::size_t kVersion3Bytes = 104;
 constexpr std::uint32_t kMagic = 0x514649fb;  // "QFI\xfb"
 constexpr std::uint64_t kCorruptBit = 1U << 1;
+constexpr std::uint64_t kExternalDataBit = 1U << 2;
 
 std::uint64_t big_endian(std::span<const std::byte> bytes, std::size_t offset, std::size_t size) {
   std::uint64_t value = 0;
@@ -51,6 +52,7 @@ std::optional<Qcow2Header> parse_qcow2_header(std::span<const std::byte> front) 
       return std::nullopt;
     }
     header.corrupt = (big_endian(front, 72, 8) & kCorruptBit) != 0;
+    header.data_elsewhere = (big_endian(front, 72, 8) & kExternalDataBit) != 0;
     const std::uint64_t header_bytes = big_endian(front, 100, 4);
     header.zstd =
         header_bytes > kVersion3Bytes && front.size() > kVersion3Bytes && front[kVersion3Bytes] == std::byte{1};

@@ -63,14 +63,11 @@ std::optional<double> convert_progress(std::string_view piece) {
   return std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr) / 100;
 }
 
-std::string chain_image(const std::vector<std::string>& paths) {
-  constexpr std::size_t kLongest = 100 * kKiB;  // the kernel takes 128 KiB (MAX_ARG_STRLEN)
+std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by) {
   nlohmann::json image = nullptr;
-  std::size_t length = 0;
   for (const std::string& path : paths) {
     nlohmann::json level{{"driver", "qcow2"}, {"file", {{"driver", "file"}, {"filename", path}}}};
-    length += level.dump().size();
-    if (length < kLongest) {
+    if (below_by == BelowBy::kNames) {
       level["backing"] = std::move(image);
     }
     image = std::move(level);
@@ -130,8 +127,9 @@ void read_image(EventLoop& loop, const std::string& path, ByteCount virtual_size
   ImageRun(loop, ImageRun::Kind::kRead, path, virtual_size).finish();
 }
 
-void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, ByteCount virtual_size) {
-  const auto argv = read_argv(chain_image(paths), virtual_size);
+void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, BelowBy below_by,
+                      ByteCount virtual_size) {
+  const auto argv = read_argv(chain_image(paths, below_by), virtual_size);
   throw_if_failed(run_process(loop, argv, -1, after(kLongest), [](std::string_view) {}), "convert", paths.back());
 }
 

@@ -121,7 +121,8 @@ class Verifier {
       paths.push_back(std::filesystem::absolute(files_.level_path(levels_[i].record.level)).string());
     }
     try {
-      read_chain_image(loop_, paths, levels_[top].record.virtual_size);
+      const BelowBy below_by = links_stay_in_folder(chain_, levels_) ? BelowBy::kLinks : BelowBy::kNames;
+      read_chain_image(loop_, paths, below_by, levels_[top].record.virtual_size);
       print(fmt::format("{:<{}}  ok       every cluster was read through the whole chain, and decompressed",
                         level_name(*newest), name_width_));
     } catch (const Interrupted&) {

@@ -27,6 +27,9 @@ std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level 
 /// damaged.
 std::optional<Level> newest_good(const std::vector<LevelView>& levels);
 
+/// Whether every backing link is a file name alone, so that the levels without fault are found by their links.
+bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels);
+
 /// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.
 bool times_ascend(const std::vector<LevelView>& levels);
 

@@ -17,9 +17,10 @@ struct Qcow2Header {
   unsigned version = 0;
   ByteCount virtual_size = 0;
   ByteCount cluster_size = 0;
-  std::string backing_file;  ///< as it stands there; empty for none
-  bool zstd = false;         ///< compression type of compressed clusters; zlib otherwise
-  bool corrupt = false;      ///< QEMU noted damage in the file
+  std::string backing_file;     ///< as it stands there; empty for none
+  bool zstd = false;            ///< compression type of compressed clusters; zlib otherwise
+  bool corrupt = false;         ///< QEMU noted damage in the file
+  bool data_elsewhere = false;  ///< its clusters lie in another file, which it names
 
   /// The backing file's name without "./" or a folder in front.
   [[nodiscard]] std::string backing_name() const;

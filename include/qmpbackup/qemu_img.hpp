@@ -16,13 +16,18 @@ std::optional<double> convert_progress(std::string_view piece);
 
 // qemu-img on whole chains.
 
-/// A level with everything below it, as a name for qemu-img: every file is named, no backing link is followed, unless
-/// the chain is too long for an argument. `paths`: absolute, the full's first.
-std::string chain_image(const std::vector<std::string>& paths);
+/// How qemu-img finds the levels below another one.
+enum class BelowBy {
+  kLinks,  ///< by the backing links: they must be right. Opening a chain of 200 levels takes no time
+  kNames,  ///< by names that are given: for links that lead elsewhere. Takes seconds for 200 levels
+};
+
+/// A level with everything below it, as a name for qemu-img. `paths`: absolute, the full's first.
+std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by);
 
 /// Reads every cluster that a level shows, through the whole chain, decompressing. Throws Error where one cannot be
 /// read.
-void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, ByteCount virtual_size);
+void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, BelowBy below_by, ByteCount virtual_size);
 
 // qemu-img on single level files: without their backing files, read-only, whatever they are called.
 

@@ -71,6 +71,18 @@ TEST_F(LostManifest, Link_That_Points_Up_Or_Elsewhere_Invents_No_Level) {
   EXPECT_EQ(newest_good(view_chain(chain_, files_)), kFullLevel);
 }
 
+TEST_F(LostManifest, Links_With_A_Folder_Or_A_Protocol_Are_Not_Followed) {
+  add(-1, 0);
+  add(0, -1);
+  EXPECT_TRUE(links_stay_in_folder(chain_, view_chain(chain_, files_)));
+  chain_.files[1].header->backing_file = "./d.full.qcow2";
+  EXPECT_TRUE(links_stay_in_folder(chain_, view_chain(chain_, files_)));
+  for (const char* link : {"/backup/d.full.qcow2", "../d.full.qcow2", "nbd:d.full.qcow2"}) {
+    chain_.files[1].header->backing_file = link;
+    EXPECT_FALSE(links_stay_in_folder(chain_, view_chain(chain_, files_))) << link;
+  }
+}
+
 TEST_F(LostManifest, Checksums_Come_From_The_File_For_Sha256sum) {
   add(-1, 0);
   add(0, -1);
