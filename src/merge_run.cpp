@@ -8,6 +8,7 @@
 
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_check.hpp"
@@ -209,14 +210,16 @@ class Merge {
   }
 
   void report(const LevelRecord& full) {
-    reporter_.result({fmt::format("{}: full to {} -> {}  {}, from {}", files_.base(), level_name(request_.through),
-                                  files_.level_path(kFullLevel), format_size(full.file_size), full.time)},
-                     {{"command", "merge"},
-                      {"base", files_.base()},
-                      {"merged", request_.through.number},
-                      {"file", files_.level_path(kFullLevel)},
-                      {"file_size", full.file_size},
-                      {"time", full.time}});
+    reporter_.result(
+        {fmt::format("{}: full to {} -> {}", files_.base(), level_name(request_.through),
+                     files_.level_path(kFullLevel)),
+         fmt::format("{}, holds the disk as it was at {}", format_size(full.file_size), format_local(full.time))},
+        {{"command", "merge"},
+         {"base", files_.base()},
+         {"merged", request_.through.number},
+         {"file", files_.level_path(kFullLevel)},
+         {"file_size", full.file_size},
+         {"time", full.time}});
   }
 
   EventLoop& loop_;

@@ -10,6 +10,7 @@
 #include "qmpbackup/arguments.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/checksums.hpp"
+#include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_check.hpp"
@@ -164,8 +165,8 @@ class Restore {
       warn();
       const std::string url = shell_quoted("nbd+unix:///?socket=" + socket);
       reporter_.result(
-          {fmt::format("{}: level {} from {} is served read-only until ctrl-c", request_.files.base(),
-                       level_name(chosen().level), chosen().time),
+          {fmt::format("{}: {} from {} is served read-only until ctrl-c", request_.files.base(),
+                       level_name(chosen().level), format_local(chosen().time)),
            "mount its file systems:  guestmount --ro -a " + url + " -i /mnt",
            "as a file:               nbdfuse /mnt/disk " + url,
            "as a block device:       qemu-nbd -r -c /dev/nbd0 " + url, "look into it:            qemu-img info " + url},
@@ -275,8 +276,9 @@ class Restore {
     const std::string format = request_.overlay ? "qcow2" : onto_device_ ? "raw" : request_.format;
     const std::string drive = fmt::format("file={},format={},if=virtio", with_doubled_commas(output_), format);
     std::vector<std::string> lines{
-        fmt::format("{}: level {} from {} -> {}  {} disk, {}", request_.files.base(), level_name(chosen().level),
-                    chosen().time, output_, format_size(chosen().virtual_size), format_seconds(seconds)),
+        fmt::format("{}: {} from {} -> {}", request_.files.base(), level_name(chosen().level),
+                    format_local(chosen().time), output_),
+        fmt::format("{} disk, {}", format_size(chosen().virtual_size), format_seconds(seconds)),
         fmt::format("start a VM from it: qemu-system-x86_64 -m 2G -drive {}", shell_quoted(drive))};
     nlohmann::json summary{{"command", "restore"},
                            {"base", request_.files.base()},
