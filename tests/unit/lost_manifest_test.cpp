@@ -71,6 +71,12 @@ TEST_F(LostManifest, Link_That_Points_Up_Or_Elsewhere_Invents_No_Level) {
   EXPECT_EQ(newest_good(view_chain(chain_, files_)), kFullLevel);
 }
 
+TEST_F(LostManifest, Level_Whose_Data_Lies_In_Another_File_Is_Of_No_Use) {
+  add(-1, 0);
+  chain_.files[0].header->data_elsewhere = true;
+  EXPECT_EQ(view_chain(chain_, files_)[0].fault, "d.full.qcow2 keeps its data in another file");
+}
+
 TEST_F(LostManifest, Links_With_A_Folder_Or_A_Protocol_Are_Not_Followed) {
   add(-1, 0);
   add(0, -1);
