@@ -1,6 +1,5 @@
 #include "qmpbackup/backup_commands.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "qmpbackup/bitmap_marks.hpp"
@@ -103,15 +102,15 @@ QmpCommand remove_descriptors(std::int64_t fdset_id) {
   return {"remove-fd", {{"fdset-id", fdset_id}}};
 }
 
-std::vector<int> descriptor_flags(const DiskPlan& plan) {
+std::vector<Access> accesses(const DiskPlan& plan) {
   if (plan.path_for_qemu) {
     return {};
   }
-  std::vector<int> flags{O_RDWR, O_RDONLY};
+  std::vector<Access> all{{.writable = true, .direct = false}, {.writable = false, .direct = false}};
   if (plan.direct_io) {
-    flags.insert(flags.end(), {O_RDWR | O_DIRECT, O_RDONLY | O_DIRECT});
+    all.insert(all.end(), {{.writable = true, .direct = true}, {.writable = false, .direct = true}});
   }
-  return flags;
+  return all;
 }
 
 std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
@@ -128,7 +127,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     }
   }
   for (const DiskPlan& disk : plan.disks) {
-    commands.insert(commands.end(), descriptor_flags(disk).size(), add_descriptor(disk));
+    commands.insert(commands.end(), accesses(disk).size(), add_descriptor(disk));
     commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
                                      dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
                                      add_target(disk.pending())});

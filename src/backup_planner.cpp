@@ -6,6 +6,7 @@
 #include <array>
 
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 
 namespace qmpbackup {
 namespace {
@@ -210,44 +211,10 @@ class DiskPlanner {
     if (const LevelFile* beyond = in_.chain.file_of(next_level())) {
       return fmt::format("{} is in the way: the manifest does not know it", files.level_path(beyond->level));
     }
-    if (std::string reason = why_bitmap_is_unusable(last); !reason.empty()) {
+    if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
       return reason;
     }
-    return why_size_is_wrong(last);
-  }
-
-  [[nodiscard]] std::string why_bitmap_is_unusable(const LevelRecord& last) const {
-    const Bitmap* bitmap = node_.find_bitmap(last.bitmap);
-    const std::string level = level_name(last.level);
-    if (bitmap == nullptr) {
-      return fmt::format("no bitmap for level {} (QEMU was killed since, it was removed, or the disk is another one?)",
-                         level);
-    }
-    if (bitmap->inconsistent) {
-      return fmt::format("the bitmap for level {} is inconsistent (QEMU was killed since)", level);
-    }
-    if (!bitmap->recording) {
-      return fmt::format("the bitmap for level {} is not recording: writes are missing in it", level);
-    }
-    if (bitmap->busy) {
-      return fmt::format("the bitmap for level {} is busy: something else uses it", level);
-    }
-    return {};
-  }
-
-  [[nodiscard]] std::string why_size_is_wrong(const LevelRecord& last) const {
-    if (node_.virtual_size < last.virtual_size) {
-      return fmt::format("the disk has shrunk from {} to {} bytes", last.virtual_size, node_.virtual_size);
-    }
-    if (node_.virtual_size != last.virtual_size && node_.driver != "qcow2") {
-      return fmt::format("the disk has grown from {} to {} bytes, and a {} disk does not say what the new part holds",
-                         last.virtual_size, node_.virtual_size, node_.driver);
-    }
-    if (last.marked && in_.marks_intact == false) {
-      return fmt::format("the disk was shrunk and grown, or its bitmap cleared, since level {}",
-                         level_name(last.level));
-    }
-    return {};
+    return why_size_is_wrong(node_, last, in_.marks_intact);
   }
 
   void refuse_by_folder() const {
@@ -400,17 +367,6 @@ BackupPlan plan_backup(const VmState& vm, const std::vector<DiskCircumstances>& 
     plan.disks.push_back(DiskPlanner(vm, disk, plan.warnings).plan());
   }
   return plan;
-}
-
-const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
-  const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
-  const Node* node = vm.find_node(disk.node);
-  if (last == nullptr || node == nullptr || !last->marked || !vm.features.human_monitor ||
-      node->virtual_size < last->virtual_size) {
-    return nullptr;
-  }
-  const Bitmap* bitmap = node->find_bitmap(last->bitmap);
-  return bitmap != nullptr && !bitmap->busy && !bitmap->inconsistent ? last : nullptr;
 }
 
 }  // namespace qmpbackup

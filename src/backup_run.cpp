@@ -10,6 +10,7 @@
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/recovery_run.hpp"
@@ -73,7 +74,8 @@ void prepare_target(Session& session, const DiskPlan& plan) {
   const std::string partial = plan.files.in_folder(pending.partial);
   const UniqueFd file = create_exclusively(partial);
   const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());  // whatever becomes of its name
-  for (const int flags : descriptor_flags(plan)) {
+  for (const Access& access : accesses(plan)) {
+    const int flags = (access.writable ? O_RDWR : O_RDONLY) | (access.direct ? O_DIRECT : 0);
     session.client.execute(add_descriptor(plan), {open_file(same_file, flags).get()});
   }
   session.client.execute(add_file_node(plan));

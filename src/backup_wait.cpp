@@ -21,18 +21,27 @@ bool is_one_of(const std::vector<Pending>& runs, const std::string& job) {
   return std::any_of(runs.begin(), runs.end(), [&](const Pending& run) { return run.job.value == job; });
 }
 
-void throw_if_failed(const Pending& run, const Job* job, bool cancelled) {
+bool is_cancellation(const QmpEvent& event, const Pending& run) {
+  return event.name == "BLOCK_JOB_CANCELLED" && job_of_event(event) == run.job.value;
+}
+
+/// `cancelled`: an event said so. It may also be among those that nobody looked at yet.
+void throw_if_failed(Session& session, const Pending& run, const Job* job, bool cancelled) {
   if (job == nullptr) {
     throw Error(fmt::format("{}: the backup job vanished: something else cancelled or dismissed it", run.device),
                 "try again; the chain is as it was");
   }
-  if (fate_of(job) == JobFate::kFailed && cancelled) {
-    throw Error(fmt::format("{}: somebody else cancelled the backup job", run.device),
+  if (fate_of(job) != JobFate::kFailed) {
+    return;
+  }
+  while (const auto event = session.client.next_event(after(0s))) {
+    cancelled = cancelled || is_cancellation(*event, run);
+  }
+  if (cancelled) {
+    throw Error(fmt::format("{}: something else cancelled the backup job", run.device),
                 "try again; the chain is as it was");
   }
-  if (fate_of(job) == JobFate::kFailed) {
-    throw Error(fmt::format("{}: the backup failed: {}", run.device, *job->error), kStorageHint);
-  }
+  throw Error(fmt::format("{}: the backup failed: {}", run.device, *job->error), kStorageHint);
 }
 
 void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, const QmpEvent& event) {
@@ -76,7 +85,7 @@ void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
     bool all_concluded = true;
     for (const Pending& run : runs) {
       const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Job& j) { return j.id == run.job; });
-      throw_if_failed(run, job == jobs.end() ? nullptr : &*job, cancelled);
+      throw_if_failed(session, run, job == jobs.end() ? nullptr : &*job, cancelled);
       done += job->current;
       total += job->total;
       all_concluded = all_concluded && job->is_concluded();

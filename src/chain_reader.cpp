@@ -7,6 +7,7 @@
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/folders.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {

@@ -10,6 +10,7 @@
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/folders.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/table.hpp"
 

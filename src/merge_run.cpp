@@ -11,6 +11,7 @@
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/folders.hpp"
 #include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/process.hpp"

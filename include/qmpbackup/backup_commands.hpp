@@ -21,9 +21,13 @@ QmpCommand delete_node(const NodeName& node);
 QmpCommand dismiss_job(const JobId& job);
 QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap);
 
-/// The open(2) flags of the descriptors that QEMU gets: one for each way in which it opens the file (10.0 matches
-/// O_DIRECT too). None where it opens the file itself.
-std::vector<int> descriptor_flags(const DiskPlan& plan);
+/// A way in which QEMU opens the target's file.
+struct Access {
+  bool writable;
+  bool direct;  ///< O_DIRECT: QEMU 10.0 matches it too
+};
+/// QEMU gets one descriptor for each. None where it opens the file itself.
+std::vector<Access> accesses(const DiskPlan& plan);
 
 /// All of the above for `--dry-run`.
 std::vector<QmpCommand> list_commands(const BackupPlan& plan);

@@ -74,8 +74,4 @@ struct BackupPlan {
 /// Decides what a run does, or refuses: UsageError, ChainError, NewFullNeeded. Pure: changes nothing, asks nothing.
 BackupPlan plan_backup(const VmState& vm, const std::vector<DiskCircumstances>& disks);
 
-/// The level record whose bitmap the next incremental needs, if its marks can be looked at before planning
-/// (bitmap_marks.hpp): the bitmap is on the disk's node and usable.
-const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain);
-
 }  // namespace qmpbackup

@@ -173,6 +173,36 @@ TEST_F(CliTest, Another_Run_Holding_The_Chain_Exits_5_At_Once) {
   expect_refusal(backup("{}/none.sock"), 4, "none.sock");
 }
 
+TEST_F(CliTest, Options_That_A_Subcommand_Does_Not_Have_Are_Refused_Before_It_Too) {
+  for (const std::vector<std::string>& foreign :
+       std::vector<std::vector<std::string>>{{"-cleanBitmap"}, {"-socket", "{}/s"}, {"--dry-run"}, {"-inc", "3"}}) {
+    std::vector<std::string> arguments = foreign;
+    arguments.insert(arguments.end(), {"list", "-backupFile", "{}/drive0"});
+    expect_refusal(run(arguments), 2, "list takes no --");
+  }
+  expect_refusal(run({"-backupFile", "{}/drive0", "list"}), 1, "there is no chain");  // as good as behind it
+}
+
+TEST_F(CliTest, A_Usage_Error_Comes_As_Json_However_It_Was_Asked_For) {
+  for (const char* json : {"--json", "--json=true", "--json=1"}) {
+    EXPECT_EQ(json_lines_of(run({json, "-inc", "x", "-socket", "s"}).out).size(), 1U) << json;
+  }
+  EXPECT_EQ(run({"--json=false", "-inc", "x", "-socket", "s"}).out, "");
+}
+
+TEST_F(CliTest, A_Result_That_Cannot_Be_Written_Is_An_Error_And_A_Reader_That_Left_Is_None) {
+  const auto shell = [&](const std::string& script) {
+    return run_program({"/bin/sh", "-c", script, QMPBACKUP_BINARY, path("drive0")});
+  };
+  ASSERT_EQ(run_program({"qemu-img", "create", "-q", "-f", "qcow2", path("drive0.full.qcow2"), "1M"}).exit_code, 0);
+  ASSERT_EQ(run_program({"qemu-io", "-c", "write 0 64k", path("drive0.full.qcow2")}).exit_code, 0);
+  const ProgramResult full = shell(R"("$0" list -backupFile "$1" >/dev/full)");
+  EXPECT_EQ(full.exit_code, 1) << full.err;
+  EXPECT_NE(full.err.find("standard output"), std::string::npos) << full.err;
+  const ProgramResult left = shell(R"({ sleep 0.2; "$0" list -backupFile "$1"; echo "exit $?" >&2; } | true)");
+  EXPECT_NE(left.err.find("exit 0"), std::string::npos) << left.err;
+}
+
 TEST_F(CliTest, A_Closed_Stdout_Does_Not_Hide_The_Exit_Code) {
   const ProgramResult result =
       run_program({"/bin/sh", "-c", std::string("exec \"$0\" --json -inc x >&-"), QMPBACKUP_BINARY});

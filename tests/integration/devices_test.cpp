@@ -167,6 +167,37 @@ TEST_F(DevicesTest, Base_Of_Another_Disk_Is_Refused) {
   chain.expect_sound(-1);
 }
 
+TEST_F(DevicesTest, Base_Of_Another_Vm_Is_Refused) {
+  const auto uuid = [](int last) { return fmt::format("7a2c3e4f-0000-4000-8000-00000000000{}", last); };
+  QemuVm web1(folder_, {new_disk("disk0", size)}, {.name = "web1", .uuid = uuid(1)});
+  web1.start();
+  TestChain chain(web1, "disk0", base());
+  chain.take(-1);
+  TempFolder elsewhere;
+  DiskSpec disk{.id = "disk0", .image = elsewhere / "disk0.qcow2"};
+  make_image(disk.image, "qcow2", size);
+  QemuVm web2(elsewhere, {disk}, {.name = "web2", .uuid = uuid(2)});
+  web2.start();
+  const auto refused = [&](const Arguments& level) {
+    const auto run = run_program(backup_command(web2.socket(), base(), "disk0", level));
+    EXPECT_EQ(run.exit_code, 1) << run.err;
+    EXPECT_TRUE(contains(run.err, "web1") && contains(run.err, "web2")) << run.err;
+  };
+  refused({"-inc", "auto"});
+  refused({"-inc", "0"});
+  // A run of web1 that was killed is web1's to take up.
+  BackgroundProgram run(chain.command({"-inc", "0", "--speed-limit", "32K", "--compress", "none"}));
+  wait_for_backup_job(web1, run);
+  run.send_signal(SIGKILL);
+  run.wait();
+  refused({"-inc", "auto"});
+  EXPECT_TRUE(chain.manifest().contains("pending"));
+  web1.control().execute("block-job-set-speed", {{"device", backup_job(web1)}, {"speed", 0}});
+  chain.remember(0);
+  EXPECT_EQ(chain.run({"-inc", "0"}).exit_code, 0);
+  chain.expect_sound(0);
+}
+
 TEST_F(DevicesTest, Chains_Of_One_Device_Do_Not_Disturb_Each_Other) {
   QemuVm vm(folder_, {new_disk("disk0", size)});
   vm.start();

@@ -143,6 +143,8 @@ TEST_F(InterruptionTest, Job_That_Something_Else_Cancels_Fails_The_Run) {
     const auto job = backup_job(vm());
     vm().control().execute(force, {{std::string(force) == "job-cancel" ? "id" : "device", job}});
     EXPECT_EQ(run.wait(seconds(30)).exit_code, 1) << run.err();
+    EXPECT_TRUE(contains(run.err(), "cancelled")) << run.err();
+    EXPECT_FALSE(contains(run.err(), "storage")) << run.err();
     chain().expect_no_chain();
   }
 }

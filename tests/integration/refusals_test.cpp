@@ -81,6 +81,57 @@ TEST_F(RefusalTest, Level_File_That_Is_Gone_Cut_Or_Swapped) {
   chain().expect_sound(1);
 }
 
+TEST_F(RefusalTest, File_That_Appears_During_The_Backup_Is_Not_Overwritten) {
+  chain().take(-1);
+  vm().write("disk0", 0, 2 * MiB, 0x21);
+  auto run = start_slow_run({"-inc", "0"});
+  write_file(chain().file(0), "somebody's");
+  unlimit_backup_job();
+  EXPECT_EQ(run.wait().exit_code, 1) << run.err();
+  EXPECT_TRUE(contains(run.err(), "appeared during the backup")) << run.err();
+  EXPECT_EQ(read_file(chain().file(0)), "somebody's");
+  fs::remove(chain().file(0));
+  chain().expect_sound(-1);
+  chain().take(0);
+  chain().expect_sound(0);
+}
+
+TEST_F(RefusalTest, Files_That_Cannot_Be_Read_Are_No_Damage) {
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "needs root, to run the tool as another user";
+  }
+  chain().take(-1);
+  fs::permissions(folder_.path(), fs::perms::others_exec, fs::perm_options::add);
+  fs::permissions(backups(), fs::perms::all);
+  const auto manifest = chain().manifest();
+  for (const auto& file : {Oracle(base()).manifest(), chain().file(-1)}) {
+    // As that user everything else can be read.
+    fs::permissions(Oracle(base()).manifest(), fs::perms(0644));
+    fs::permissions(chain().file(-1), fs::perms(0644));
+    fs::permissions(file, fs::perms(0600));
+    for (const auto* command : {"list", "verify", "restore"}) {
+      auto arguments = tool(command, "-backupFile", base());
+      if (std::string(command) == "restore") {
+        arguments = arguments + Arguments{"--output", "/tmp/not-made-by-qmpbackup"};
+      }
+      const auto run = run_program(arguments, {.user = "nobody"});
+      EXPECT_EQ(run.exit_code, 1) << command << run.out << run.err;
+      EXPECT_TRUE(contains(run.err, file.string() + ": Permission denied")) << command << run.err;
+    }
+  }
+  EXPECT_EQ(chain().manifest(), manifest);
+  fs::permissions(Oracle(base()).manifest(), fs::perms(0600));
+  fs::permissions(chain().file(-1), fs::perms(0600));
+  chain().expect_sound(-1);
+}
+
+TEST_F(RefusalTest, Without_Qemu_Img_It_Says_So_At_Once) {
+  const auto run = run_program(chain().command(), {.environment = {{"PATH", "/nowhere"}}});
+  EXPECT_EQ(run.exit_code, 1) << run.err;
+  EXPECT_TRUE(contains(run.err, "qemu-img is not on PATH")) << run.err;
+  EXPECT_EQ(files_like(backups(), ""), std::vector<std::string>());
+}
+
 TEST_F(RefusalTest, Missing_Folder) {
   fs::remove(backups());
   const auto run = chain().run({});
@@ -207,6 +258,48 @@ TEST_F(CleanBitmapTest, Only_Our_Bitmaps_Go) {
   EXPECT_EQ(clean().exit_code, 0) << "nothing to remove is no error";
   vm().restart();
   EXPECT_EQ(bitmap_names(), (std::vector<std::string>{"foreign", "xqmpbackup-foreign"}));
+}
+
+TEST_F(CleanBitmapTest, Dry_Run_Prints_What_Would_Go_And_Changes_Nothing) {
+  chain().take(-1);
+  const auto files = files_like(backups(), "");
+  for (const auto& more : {Arguments{}, Arguments{"-backupFile", base()}}) {
+    const auto run = clean(more + Arguments{"--dry-run"});
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_TRUE(contains(run.out, "block-dirty-bitmap-remove") && contains(run.out, chain().bitmap(-1))) << run.out;
+    EXPECT_EQ(bitmap_names(), std::vector{chain().bitmap(-1)});
+  }
+  EXPECT_EQ(files_like(backups(), ""), files);
+  chain().take(0);
+  chain().expect_sound(0);
+}
+
+TEST_F(CleanBitmapTest, Bitmap_Below_A_Snapshot_Stays_With_A_Warning) {
+  chain().take(-1);
+  const auto old_bitmap = chain().bitmap(-1);
+  const auto old_node = vm().node_of("disk0");
+  vm().control().execute(
+      "blockdev-snapshot-sync",
+      {{"device", "disk0"}, {"snapshot-file", (folder_ / "top.qcow2").string()}, {"format", "qcow2"}});
+  const auto full = chain().run({"-inc", "auto"});
+  EXPECT_EQ(full.exit_code, 0) << full.err;
+  EXPECT_FALSE(contains(full.err, "keeps the bitmap")) << "nothing that can be done about it: " << full.err;
+  const auto next = chain().run({"-inc", "auto"});
+  EXPECT_EQ(next.exit_code, 0);
+  EXPECT_EQ(next.err, "") << "quiet every night";
+  const auto run = clean();
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_TRUE(contains(run.err, old_bitmap) && contains(run.err, "snapshot")) << run.err;
+  EXPECT_TRUE(contains(run.out, "removed 1 bitmap;")) << run.out;
+  vm().control().execute("block-commit", {{"job-id", "commit"}, {"device", "disk0"}});
+  wait_until("the commit", [&] {
+    const auto jobs = vm().control().execute("query-jobs");
+    return std::ranges::any_of(jobs, [](const json& job) { return job.at("status") == "ready"; });
+  });
+  vm().control().execute("job-complete", {{"id", "commit"}});
+  wait_until("the pivot", [&] { return vm().control().execute("query-jobs").empty(); });
+  EXPECT_EQ(clean().exit_code, 0);
+  EXPECT_TRUE(vm().node(old_node).value("dirty-bitmaps", json::array()).empty());
 }
 
 TEST_F(CleanBitmapTest, Base_Without_A_Manifest_Means_The_Bitmap_Of_The_Go_Tool) {

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "qmpbackup/bitmap_marks.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 
 #include "unit/planner_fixture.hpp"
 

@@ -195,6 +195,31 @@ TEST_P(PlannerAtADeadEnd, Takes_A_New_Full_By_Auto_With_The_Reason_And_Moves_The
 INSTANTIATE_TEST_SUITE_P(Every, PlannerAtADeadEnd, testing::ValuesIn(kDeadEnds),
                          [](const auto& each) { return each.param.name; });
 
+TEST_F(PlannerTest, Warns_Of_An_Encrypted_Disk_And_Of_A_Folder_That_May_Not_Be_Mounted) {
+  EXPECT_TRUE(plan().warnings.empty());
+  node().encrypted = true;
+  ASSERT_EQ(plan().warnings.size(), 1U);
+  EXPECT_NE(plan().warnings[0].find("encrypted"), std::string::npos);
+  node().encrypted = false;
+
+  node().bitmaps = {bitmap_called(level_bitmap(kChain, Level{4}))};
+  EXPECT_TRUE(plan().warnings.empty()) << "a full was asked for";
+  ask_auto();
+  ASSERT_EQ(plan().warnings.size(), 1U);
+  EXPECT_NE(plan().warnings[0].find("mounted"), std::string::npos) << plan().warnings[0];
+  EXPECT_EQ(disk_plan().pending().level, kFullLevel);
+}
+
+TEST_F(PlannerTest, Gives_An_Old_Chain_A_Folder_That_Is_Not_There_Yet) {
+  have_chain_up_to(0);
+  node().bitmaps.clear();
+  ask_auto();
+  EXPECT_EQ(disk_plan().pending().archive, "20261122T020000Z");
+  disk_.chain.archives = {"20261122T020000Z", "20261122T020000Z-2"};
+  EXPECT_EQ(disk_plan().pending().archive, "20261122T020000Z-3");
+  EXPECT_NE(plan().warnings.at(0).find("20261122T020000Z-3"), std::string::npos) << plan().warnings[0];
+}
+
 TEST_F(PlannerTest, A_New_Chain_Replaces_The_One_Whose_Manifest_Is_Damaged) {
   have_chain_up_to(0);
   disk_.chain.manifest.reset();

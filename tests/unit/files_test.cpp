@@ -12,6 +12,7 @@
 #include <regex>
 
 #include "qmpbackup/clock.hpp"
+#include "qmpbackup/folders.hpp"
 
 #include "support/images.hpp"
 #include "support/requirements.hpp"

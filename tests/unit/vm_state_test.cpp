@@ -107,6 +107,9 @@ TEST_F(RealVm, Nodes_Tell_Size_Driver_And_Whether_They_Store_Bitmaps) {
   EXPECT_FALSE(vm_.find_node({"raw-fmt"})->stores_bitmaps);
   EXPECT_EQ(vm_.find_node({"raw-fmt"})->virtual_size, kMiB + 512);
   EXPECT_TRUE(vm_.find_node({"#block554"})->read_only);
+  EXPECT_FALSE(disk1.encrypted);
+  EXPECT_TRUE(parse_nodes(json::parse(R"([{"node-name": "n", "drv": "qcow2", "encrypted": true}])")).at(0).encrypted);
+  EXPECT_TRUE(parse_nodes(json::parse(R"([{"node-name": "n", "drv": "luks"}])")).at(0).encrypted);
   EXPECT_EQ(vm_.find_node({"nobody"}), nullptr);
 }
 
@@ -141,6 +144,24 @@ TEST_F(RealVm, A_Disk_Is_Found_By_Every_Name_It_Has) {
   EXPECT_EQ(find_disk(vm_, "/machine/peripheral-anon/device[0]/virtio-backend").node.value, "raw-fmt");
   EXPECT_EQ(find_disk(vm_, "raw-fmt").node.value, "raw-fmt");
   EXPECT_EQ(find_disk(vm_, "free").label, "free") << "a node that nothing uses";
+}
+
+TEST_F(RealVm, A_Device_Name_Counts_Before_The_Qdev_Id_Of_Another_Disk) {
+  vm_.devices[0].qdev = "disk1";  // of drive0
+  vm_.devices[1].device = "disk1";
+  EXPECT_EQ(find_disk(vm_, "disk1").node.value, "disk1-fmt");
+  vm_.devices[1].device.clear();
+  EXPECT_EQ(find_disk(vm_, "disk1").node.value, "#block362");
+}
+
+TEST(AnotherVm, Is_Told_By_Its_Uuid_Where_Both_Have_One) {
+  const VmIdentity web1{"web1", "7a2c3e4f-0000-4000-8000-000000000001"};
+  const VmIdentity nameless{"", "00000000-0000-0000-0000-000000000000"};
+  EXPECT_THROW(refuse_other_vm("/b/d", web1, {"web1", "7a2c3e4f-0000-4000-8000-000000000002"}), ChainError);
+  EXPECT_NO_THROW(refuse_other_vm("/b/d", web1, {"renamed", web1.uuid}));
+  EXPECT_NO_THROW(refuse_other_vm("/b/d", web1, nameless));
+  EXPECT_NO_THROW(refuse_other_vm("/b/d", nameless, web1));
+  EXPECT_NO_THROW(refuse_other_vm("/b/d", {}, web1));
 }
 
 TEST_F(RealVm, An_Unknown_Name_Gets_The_List_Of_Disks_With_File_And_Size) {

@@ -1,0 +1,51 @@
+#include "qmpbackup/level_bitmap.hpp"
+
+#include <fmt/format.h>
+
+namespace qmpbackup {
+
+std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
+  const Bitmap* bitmap = node.find_bitmap(last.bitmap);
+  const std::string level = level_name(last.level);
+  if (bitmap == nullptr) {
+    return fmt::format("no bitmap for level {} (QEMU was killed since, it was removed, or the disk is another one?)",
+                       level);
+  }
+  if (bitmap->inconsistent) {
+    return fmt::format("the bitmap for level {} is inconsistent (QEMU was killed since)", level);
+  }
+  if (!bitmap->recording) {
+    return fmt::format("the bitmap for level {} is not recording: writes are missing in it", level);
+  }
+  if (bitmap->busy) {
+    return fmt::format("the bitmap for level {} is busy: something else uses it", level);
+  }
+  return {};
+}
+
+std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::optional<bool> marks_intact) {
+  if (node.virtual_size < last.virtual_size) {
+    return fmt::format("the disk has shrunk from {} to {} bytes", last.virtual_size, node.virtual_size);
+  }
+  if (node.virtual_size != last.virtual_size && node.driver != "qcow2") {
+    return fmt::format("the disk has grown from {} to {} bytes, and a {} disk does not say what the new part holds",
+                       last.virtual_size, node.virtual_size, node.driver);
+  }
+  if (last.marked && marks_intact == false) {
+    return fmt::format("the disk was shrunk and grown, or its bitmap cleared, since level {}", level_name(last.level));
+  }
+  return {};
+}
+
+const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
+  const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
+  const Node* node = vm.find_node(disk.node);
+  if (last == nullptr || node == nullptr || !last->marked || !vm.features.human_monitor ||
+      node->virtual_size < last->virtual_size) {
+    return nullptr;
+  }
+  const Bitmap* bitmap = node->find_bitmap(last->bitmap);
+  return bitmap != nullptr && !bitmap->busy && !bitmap->inconsistent ? last : nullptr;
+}
+
+}  // namespace qmpbackup
