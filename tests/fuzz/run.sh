@@ -7,7 +7,7 @@ seconds=${1-60}
 
 bash tests/install_packages.sh build fuzz
 cmake --preset fuzz
-cmake --build --preset fuzz --parallel "$(nproc)"
+cmake --build --preset fuzz --parallel "$(nproc)" --target qmp_message_fuzz manifest_fuzz
 mkdir -p build/fuzz/findings
 for target in qmp_message manifest; do
   corpus=build/fuzz/corpus/$target
