@@ -212,7 +212,7 @@ class DiskPlanner {
       return fmt::format("{} is in the way: the manifest does not know it", files.level_path(beyond->level));
     }
     if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
-      return reason;
+      return reason + note_of_another_vm();
     }
     return why_size_is_wrong(node_, last, in_.marks_intact);
   }
@@ -325,6 +325,15 @@ class DiskPlanner {
       }
     }
     return plan;
+  }
+
+  /// A VM may be renamed. Without its bitmap it is rather another one.
+  [[nodiscard]] std::string note_of_another_vm() const {
+    const std::string theirs = in_.chain.manifest ? in_.chain.manifest->vm.name : "";
+    const std::string& ours = vm_.identity.name;
+    return theirs.empty() || ours.empty() || theirs == ours
+               ? ""
+               : fmt::format("; the chain is of the VM {}, this one is {}", theirs, ours);
   }
 
   [[nodiscard]] std::string names_of_our_bitmaps() const {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <vector>
 
 #include "qmpbackup/backup_commands.hpp"
@@ -65,6 +66,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   const Disk disk = find_disk(vm, request.device);
   refuse_while_a_backup_works(vm, disk);
   nlohmann::json removed = nlohmann::json::array();
+  std::set<ChainId> chains;
   for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node
     for (const Bitmap& bitmap : node->bitmaps) {
       if (!is_meant(chain, bitmap.name)) {
@@ -84,6 +86,14 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
         client.execute(command);
       }
       removed.push_back(bitmap.name.value);
+      if (const auto owner = chain_of(bitmap.name)) {
+        chains.insert(*owner);
+      }
+    }
+  }
+  if (!request.dry_run) {  // what else a run of these chains left, which may have been killed, and its files deleted
+    for (const std::string& leftover : remove_leftovers(session, {chains.begin(), chains.end()}, std::nullopt)) {
+      reporter.note(fmt::format("{}: removed the {} of an earlier run", disk.label, leftover));
     }
   }
   const std::string consequence = removed.empty() ? ""

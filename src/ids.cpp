@@ -56,6 +56,14 @@ std::string chain_node_prefix(const ChainId& chain) {
 BitmapName level_bitmap(const ChainId& chain, Level level) {
   return {chain_prefix(chain) + level_name(level)};
 }
+std::optional<ChainId> chain_of(const BitmapName& bitmap) {
+  constexpr std::size_t kUuid = 36;
+  if (!bitmap.starts_with(kPrefix)) {
+    return std::nullopt;
+  }
+  const auto chain = ChainId::parse(std::string_view(bitmap.value).substr(kPrefix.size(), kUuid));
+  return chain && bitmap.starts_with(chain_prefix(*chain)) ? chain : std::nullopt;
+}
 JobId level_job(const ChainId& chain, Level level) {
   return {chain_prefix(chain) + level_name(level)};
 }

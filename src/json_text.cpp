@@ -19,4 +19,9 @@ nlohmann::json parse_json(std::string_view text) {
   }
 }
 
+std::string text_of(const nlohmann::json& object, const char* key) {
+  const auto found = object.is_object() ? object.find(key) : object.end();
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
 }  // namespace qmpbackup

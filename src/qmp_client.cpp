@@ -171,6 +171,9 @@ void QmpClient::Connection::take_lines() {
     if (!line.empty()) {
       trace("<-", line);
       lines.push_back(std::move(line));
+      if (lines.size() > kMostEvents) {  // nobody waits for a reply now
+        lines.pop_front();
+      }
     }
   }
   input.erase(0, begin);

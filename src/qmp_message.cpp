@@ -11,11 +11,6 @@ namespace {
 
 using nlohmann::json;
 
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
 std::string version_of(const json& greeting) {
   const auto number = [&](const char* part) {
     return greeting.value(json::json_pointer(std::string("/version/qemu/") + part), std::int64_t{0});

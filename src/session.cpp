@@ -7,6 +7,7 @@
 
 #include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/json_text.hpp"
 
 namespace qmpbackup {
 namespace {
@@ -27,11 +28,6 @@ void wait_until_nothing_is_created(Session& session) {
       wait_for_job(session, job.id, after(kCreateTakes));
     }
   }
-}
-
-std::string text_at(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
 bool belongs_to(const std::vector<ChainId>& chains, const std::string& name, std::string (*prefix)(const ChainId&)) {
@@ -112,7 +108,7 @@ void remove_all_descriptors(Session& session, const std::vector<ChainId>& chains
   for (const json& set : query(session.client, "query-fdsets")) {
     const auto& fds = set.at("fds");
     const bool ours = std::any_of(fds.begin(), fds.end(), [&](const json& fd) {
-      return belongs_to(chains, text_at(fd, "opaque"), chain_prefix);
+      return belongs_to(chains, text_of(fd, "opaque"), chain_prefix);
     });
     if (ours) {  // not reported: QEMU 7.2 still lists a removed set while its VM is stopped
       try_execute(session.client, remove_descriptors(set.at("fdset-id").get<std::int64_t>()));
@@ -139,7 +135,7 @@ std::vector<Node> query_nodes(Session& session) {
 }
 
 std::string query_status(QmpClient& client) {
-  return text_at(query(client, "query-status"), "status");
+  return text_of(query(client, "query-status"), "status");
 }
 
 VmState look_at_vm(Session& session) {
@@ -160,11 +156,11 @@ VmState look_at_vm(Session& session) {
   }
   vm.status = query_status(client);
   if (session.features.migration) {
-    vm.migration_status = text_at(query(client, "query-migrate"), "status");
+    vm.migration_status = text_of(query(client, "query-migrate"), "status");
   }
   if (session.features.identity) {
-    vm.identity.name = text_at(query(client, "query-name"), "name");
-    vm.identity.uuid = text_at(query(client, "query-uuid"), "UUID");
+    vm.identity.name = text_of(query(client, "query-name"), "name");
+    vm.identity.uuid = text_of(query(client, "query-uuid"), "UUID");
   }
   return vm;
 }

@@ -6,15 +6,12 @@
 #include <array>
 #include <map>
 
+#include "qmpbackup/json_text.hpp"
+
 namespace qmpbackup {
 namespace {
 
 using nlohmann::json;
-
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return object.is_object() && found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
 
 ByteCount bytes_of(const json& object, const char* key) {
   const auto found = object.is_object() ? object.find(key) : object.end();

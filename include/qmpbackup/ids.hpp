@@ -62,6 +62,8 @@ std::string chain_prefix(const ChainId& chain);
 std::string chain_node_prefix(const ChainId& chain);
 
 BitmapName level_bitmap(const ChainId& chain, Level level);
+/// The chain whose bitmap this is. Nothing for any other name.
+std::optional<ChainId> chain_of(const BitmapName& bitmap);
 JobId level_job(const ChainId& chain, Level level);
 /// The blockdev-create job that formats the level's file.
 JobId level_create_job(const ChainId& chain, Level level);

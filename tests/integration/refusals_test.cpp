@@ -274,6 +274,21 @@ TEST_F(CleanBitmapTest, Dry_Run_Prints_What_Would_Go_And_Changes_Nothing) {
   chain().expect_sound(0);
 }
 
+TEST_F(CleanBitmapTest, What_A_Killed_Run_Of_A_Deleted_Chain_Left_Goes_Too) {
+  auto run = start_slow_run();
+  run.send_signal(SIGKILL);
+  run.wait();
+  unlimit_backup_job();
+  wait_until("the end of the job", [&] { return backup_job(vm()).empty(); });
+  for (const auto& name : files_like(backups(), "")) {
+    fs::remove(backups() / name);
+  }
+  EXPECT_FALSE(vm().our_leftovers().empty());
+  EXPECT_EQ(clean().exit_code, 0);
+  EXPECT_EQ(vm().our_leftovers(fdsets_of(vm())), std::vector<std::string>());
+  EXPECT_EQ(bitmap_names(), std::vector<std::string>());
+}
+
 TEST_F(CleanBitmapTest, Bitmap_Below_A_Snapshot_Stays_With_A_Warning) {
   chain().take(-1);
   const auto old_bitmap = chain().bitmap(-1);

@@ -210,6 +210,17 @@ TEST_F(PlannerTest, Warns_Of_An_Encrypted_Disk_And_Of_A_Folder_That_May_Not_Be_M
   EXPECT_EQ(disk_plan().pending().level, kFullLevel);
 }
 
+TEST_F(PlannerTest, Names_Both_Vms_Where_A_Chain_Without_Its_Bitmap_Has_Another_Ones_Name) {
+  have_chain_up_to(0);
+  node().bitmaps.clear();
+  manifest().vm.name = "web1";
+  vm_.identity.name = "web2";
+  ask(1);
+  EXPECT_REFUSED(NewFullNeeded, "of the VM web1, this one is web2");
+  vm_.identity.name = "web1";
+  EXPECT_EQ(refusal<NewFullNeeded>().find("of the VM"), std::string::npos);
+}
+
 TEST_F(PlannerTest, Gives_An_Old_Chain_A_Folder_That_Is_Not_There_Yet) {
   have_chain_up_to(0);
   node().bitmaps.clear();

@@ -68,6 +68,15 @@ TEST(Sizes, Round_Up_Goes_To_The_Next_Multiple) {
   EXPECT_EQ(round_up(kMiB + 512, kMiB), 2 * kMiB);
 }
 
+TEST(BitmapNames, Tell_Their_Chain) {
+  const ChainId chain = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
+  EXPECT_EQ(chain_of(level_bitmap(chain, Level{3})), chain);
+  for (const char* other : {"", "bitmap0", "qmpbackup-", "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab",
+                            "xqmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-full", "qmpbackup-0b3c6f52-full"}) {
+    EXPECT_EQ(chain_of(BitmapName{other}), std::nullopt) << other;
+  }
+}
+
 TEST(Levels, Names_And_Their_Inverse_Agree) {
   for (const int number : {-1, 0, 1, 9, 10, 99, 1'000'000, 1'000'000'000}) {
     const Level level{number};
