@@ -1,5 +1,8 @@
 #include "qmpbackup/merge_finisher.hpp"
 
+#include <algorithm>
+#include <vector>
+
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/files.hpp"
 
@@ -25,10 +28,15 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   rename_if_there(files.partial_path(kFullLevel), files.level_path(kFullLevel));
   const Level through = manifest.pending_merge->through;
   rename_if_there(files.partial_path(through.next()), files.level_path(through.next()));
+  std::vector<Level> merged;
   for (const std::string& name : list_folder(files.folder())) {
     if (const auto level = files.level_of_file(name); level && !level->is_full() && *level <= through) {
-      remove_durably(files.in_folder(name));
+      merged.push_back(*level);
     }
+  }
+  std::sort(merged.rbegin(), merged.rend());  // from the top: what is still there restores
+  for (const Level level : merged) {
+    remove_durably(files.level_path(level));
   }
   write_checksums(files, manifest);
   manifest.pending_merge.reset();
