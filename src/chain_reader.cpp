@@ -33,10 +33,9 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   }
 }
 
-LevelFile read_level(const ChainFiles& files, Level level) {
+LevelFile read_level(const std::string& path, Level level) {
   LevelFile file;
   file.level = level;
-  const std::string path = files.level_path(level);
   if (const auto info = regular_file_info(path)) {
     file.file_size = info->size;
     file.modified = info->modified;
@@ -51,6 +50,20 @@ LevelFile read_level(const ChainFiles& files, Level level) {
     }
   }
   return file;
+}
+
+/// Where a level of the manifest is, if not under its final name.
+std::optional<std::string> place_elsewhere(const Manifest& manifest, const ChainFiles& files, Level level) {
+  if (manifest.pending_merge && (level.is_full() || level == manifest.pending_merge->through.next())) {
+    const std::string partial = files.partial_path(level);
+    return exists(partial) ? std::optional(partial) : std::nullopt;
+  }
+  // The old levels get their names in the archive first. Then the new full takes the old one's name.
+  if (manifest.pending && manifest.pending->archive && manifest.pending->verified) {
+    const std::string archived = files.archived(*manifest.pending->archive).level_path(level);
+    return exists(archived) ? std::optional(archived) : std::nullopt;
+  }
+  return std::nullopt;
 }
 
 /// An image without a single cluster. A full of an empty disk is none: its zero clusters count as present.
@@ -75,7 +88,7 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   read_manifest(files, chain);
   for (const std::string& name : list_folder(files.folder())) {
     if (const auto level = files.level_of_file(name)) {
-      chain.files.push_back(read_level(files, *level));
+      chain.files.push_back(read_level(files.level_path(*level), *level));
     } else if (const auto partial = files.level_of_partial(name)) {
       chain.partials.push_back(*partial);
     } else if (const auto time = files.time_of_archive(name)) {
@@ -88,6 +101,20 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   if (chain.levels().empty() && chain.files.size() == 1 && chain.files.front().level.is_full()) {
     chain.full_is_empty_image = is_empty_image(loop, files, chain.files.front());
   }
+  return chain;
+}
+
+ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
+  ChainOnDisk chain = read_chain(loop, files);
+  for (const LevelRecord& record : chain.levels()) {
+    if (const auto path = place_elsewhere(*chain.manifest, files, record.level)) {
+      std::erase_if(chain.files, [&](const LevelFile& file) { return file.level == record.level; });
+      chain.files.push_back(read_level(*path, record.level));
+      chain.files.back().elsewhere = *path;
+    }
+  }
+  std::sort(chain.files.begin(), chain.files.end(),
+            [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; });
   return chain;
 }
 

@@ -23,7 +23,10 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
   std::vector<LevelView> views;
   std::optional<Level> below;
   const auto add = [&](const LevelRecord& record, bool from_manifest) {
-    views.push_back({record, from_manifest, fault_of_level(chain, files, record, below)});
+    const LevelFile* file = chain.file_of(record.level);
+    views.push_back({record, from_manifest,
+                     file == nullptr || file->elsewhere.empty() ? files.level_path(record.level) : file->elsewhere,
+                     fault_of_level(chain, files, record, below)});
     below = record.level;
   };
   if (!chain.levels().empty()) {
@@ -63,10 +66,21 @@ std::optional<Level> newest_good(const std::vector<LevelView>& levels) {
   return good;
 }
 
+void mark_levels_above_faults(std::vector<LevelView>& levels) {
+  const LevelView* faulty = nullptr;
+  for (LevelView& level : levels) {
+    if (level.fault) {
+      faulty = faulty == nullptr ? &level : faulty;
+    } else if (faulty != nullptr) {
+      level.fault = "needs " + level_name(faulty->record.level);
+    }
+  }
+}
+
 bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels) {
   return std::all_of(levels.begin(), levels.end(), [&](const LevelView& level) {
     const LevelFile* file = chain.file_of(level.record.level);
-    if (file == nullptr || !file->header) {
+    if (file == nullptr || !file->header || !file->elsewhere.empty()) {
       return false;
     }
     const std::string& link = file->header->backing_file;

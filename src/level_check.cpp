@@ -19,15 +19,10 @@ constexpr std::chrono::hours kLongest{7 * 24};
 
 class LevelChecker {
  public:
-  LevelChecker(EventLoop& loop, const ChainFiles& files, const std::vector<LevelView>& levels,
-               const LevelCheckOptions& options, const std::function<void(ByteCount)>& on_progress,
+  LevelChecker(EventLoop& loop, const std::vector<LevelView>& levels, const LevelCheckOptions& options,
+               const std::function<void(ByteCount)>& on_progress,
                const std::function<void(std::size_t, const LevelVerdict&)>& on_verdict)
-      : loop_(loop),
-        files_(files),
-        levels_(levels),
-        options_(options),
-        on_progress_(on_progress),
-        on_verdict_(on_verdict) {}
+      : loop_(loop), levels_(levels), options_(options), on_progress_(on_progress), on_verdict_(on_verdict) {}
 
   void run() {
     plan();
@@ -101,7 +96,7 @@ class LevelChecker {
       const LevelRecord& record = levels_[task.level].record;
       const bool started = note_fault(task.level, [&] {
         running_.push_back(
-            {task, std::make_unique<ImageRun>(loop_, task.kind, files_.level_path(record.level), record.virtual_size)});
+            {task, std::make_unique<ImageRun>(loop_, task.kind, levels_[task.level].path, record.virtual_size)});
       });
       states_[task.level].runs_left -= started ? 0 : 1;
     }
@@ -147,7 +142,7 @@ class LevelChecker {
           prove(level, "structure");
           break;
         case Kind::kMap:
-          refuse_incomplete(levels_[level].record, done.run->map());
+          refuse_incomplete(levels_[level], done.run->map());
           prove(level, "completeness");
           break;
         case Kind::kRead:
@@ -157,8 +152,9 @@ class LevelChecker {
     });
   }
 
-  void refuse_incomplete(const LevelRecord& record, const ImageMap& map) const {
-    const auto header = parse_qcow2_header(read_front(files_.level_path(record.level), kQcow2HeaderBytes));
+  static void refuse_incomplete(const LevelView& level, const ImageMap& map) {
+    const LevelRecord& record = level.record;
+    const auto header = parse_qcow2_header(read_front(level.path, kQcow2HeaderBytes));
     if (map.end() != record.virtual_size ||
         !covers(map.present(), record.bytes_copied, record.virtual_size, header ? header->cluster_size : 0)) {
       throw Error(
@@ -174,7 +170,7 @@ class LevelChecker {
         loop_.poll();
         work();
       };
-      if (sha256_of_file(files_.level_path(record.level), on_bytes, options_.page_cache) != *record.sha256) {
+      if (sha256_of_file(levels_[level].path, on_bytes, options_.page_cache) != *record.sha256) {
         throw Error(fmt::format("{} is not what was committed: its SHA-256 differs", record.file));
       }
       prove(level, "sha256");
@@ -184,7 +180,6 @@ class LevelChecker {
   }
 
   EventLoop& loop_;
-  const ChainFiles& files_;
   const std::vector<LevelView>& levels_;
   const LevelCheckOptions& options_;
   const std::function<void(ByteCount)>& on_progress_;
@@ -199,10 +194,10 @@ class LevelChecker {
 
 }  // namespace
 
-void check_levels(EventLoop& loop, const ChainFiles& files, const std::vector<LevelView>& levels,
-                  const LevelCheckOptions& options, const std::function<void(ByteCount)>& on_progress,
+void check_levels(EventLoop& loop, const std::vector<LevelView>& levels, const LevelCheckOptions& options,
+                  const std::function<void(ByteCount)>& on_progress,
                   const std::function<void(std::size_t, const LevelVerdict&)>& on_verdict) {
-  LevelChecker(loop, files, levels, options, on_progress, on_verdict).run();
+  LevelChecker(loop, levels, options, on_progress, on_verdict).run();
 }
 
 }  // namespace qmpbackup

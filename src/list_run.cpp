@@ -6,6 +6,7 @@
 #include <set>
 
 #include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_watch.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
@@ -23,13 +24,23 @@ struct Listing {
   ChainFiles files;
   ChainOnDisk chain;
   std::vector<LevelView> levels;
-  std::vector<std::string> archives;  ///< folders, oldest first
+  std::vector<std::string> archives{};  ///< folders, oldest first
+  bool held = false;                    ///< a run works on it now
 };
 
 Listing look(EventLoop& loop, const ChainFiles& files) {
-  finish_merge_if_pending(files);
-  Listing listing{files, read_chain(loop, files), {}, {}};
-  listing.levels = view_with_checksums(listing.chain, files);
+  finish_merge_if_possible(files);
+  Listing listing{files, {}, {}};
+  for_steady_chain(loop, files, [&](const ChainWatch& watch, int) {
+    listing.held = is_held_by_a_run(files);
+    listing.chain = read_chain_to_restore(loop, files);
+    listing.levels = view_with_checksums(listing.chain, files);
+    if (std::any_of(listing.levels.begin(), listing.levels.end(),
+                    [](const LevelView& level) { return level.fault.has_value(); })) {
+      watch.throw_if_changed();
+    }
+  });
+  mark_levels_above_faults(listing.levels);
   for (const std::string& name : list_folder(files.folder())) {
     if (const auto time = files.time_of_archive(name)) {
       listing.archives.push_back(files.archived(*time).folder());
@@ -107,6 +118,7 @@ json to_json(const Listing& listing) {
       {"merged", listing.chain.manifest && listing.chain.manifest->merged ? json(listing.chain.manifest->merged->number)
                                                                           : json(nullptr)},
       {"pending", std::move(pending)},
+      {"running", listing.held},
       {"archived", listing.archives}};
 }
 
@@ -149,8 +161,19 @@ void print(Reporter& reporter, const Listing& listing) {
   }
   if (listing.chain.manifest && listing.chain.manifest->pending) {
     const Pending& run = *listing.chain.manifest->pending;
-    reporter.line(fmt::format("  pending: level {}, begun {}; the next backup resolves it", level_name(run.level),
-                              format_local(run.started)));
+    reporter.line(fmt::format("  pending: level {}, begun {}; {}", level_name(run.level), format_local(run.started),
+                              listing.held ? "a run works on it now" : "the next backup resolves it"));
+  }
+  if (listing.chain.manifest && listing.chain.manifest->merged) {
+    reporter.line(fmt::format("  merged: {} are in the full",
+                              Level{0} == *listing.chain.manifest->merged
+                                  ? "the changes of inc0"
+                                  : "the changes of inc0 to " + level_name(*listing.chain.manifest->merged)));
+  }
+  if (listing.chain.manifest && listing.chain.manifest->pending_merge) {
+    reporter.line(listing.held ? "  a merge is putting its files in place now"
+                               : "  a merge was ended before its files were in place; whoever may write here "
+                                 "finishes it with qmpbackup list");
   }
   reporter.line(fmt::format("  {} level{}, {} in all", listing.levels.size(), listing.levels.size() == 1 ? "" : "s",
                             format_size(total_size(listing))));
@@ -168,6 +191,9 @@ void run_list(EventLoop& loop, Reporter& reporter, const std::string& base) {
                      "give the -backupFile that the backups were made with, or a folder");
   }
   if (!reporter.json()) {
+    if (reporter.quiet()) {
+      return;
+    }
     for (const Listing& listing : listings) {
       print(reporter, listing);
     }

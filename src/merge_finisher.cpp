@@ -43,7 +43,7 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   write_durably(files.manifest_path(), format_manifest(manifest));
 }
 
-void finish_merge_if_pending(const ChainFiles& files) {
+void finish_merge_if_possible(const ChainFiles& files) {
   const auto pending = [&]() -> std::optional<Manifest> {
     try {
       const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
@@ -56,9 +56,13 @@ void finish_merge_if_pending(const ChainFiles& files) {
   if (!pending()) {
     return;
   }
-  const FileLock lock(files.lock_path());
-  if (auto manifest = pending()) {
-    finish_merge(files, *manifest);
+  try {
+    const FileLock lock(files.lock_path());
+    if (auto manifest = pending()) {
+      finish_merge(files, *manifest);
+    }
+  } catch (const ChainBusy&) {  // whoever holds it finishes it
+  } catch (const FileError&) {  // not this user, or not on this file system
   }
 }
 

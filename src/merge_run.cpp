@@ -59,21 +59,21 @@ class Merge {
 
  private:
   void load() {
-    const ChainOnDisk chain = read_chain(loop_, files_);
-    if (!chain.manifest || chain.manifest->levels.empty()) {
-      throw ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
-                       "a chain that lost its manifest restores, but cannot be merged");
+    ChainOnDisk chain = read_chain_to_restore(loop_, files_);
+    refuse_without_levels(chain);
+    if (!request_.dry_run) {
+      finish_merge(files_, *chain.manifest);
+      chain = read_chain(loop_, files_);
     }
     manifest_ = chain.manifest;
-    if (manifest_->pending) {
-      throw ChainError(fmt::format("{}: a backup is pending", files_.base()),
-                       "run the next backup first: it resolves it");
-    }
-    finish_merge(files_, *manifest_);
-    const ChainOnDisk now = read_chain(loop_, files_);
-    merged_ = view_chain(now, files_);
-    below_by_ = links_stay_in_folder(now, merged_) ? BelowBy::kLinks : BelowBy::kNames;
+    merged_ = view_chain(chain, files_);
+    below_by_ = links_stay_in_folder(chain, merged_) ? BelowBy::kLinks : BelowBy::kNames;
     const auto index = index_of(merged_, request_.through);
+    if (manifest_->merged && request_.through <= *manifest_->merged) {
+      throw ChainError(fmt::format("level {} of {} is in the full already, with all levels up to {}",
+                                   level_name(request_.through), files_.base(), level_name(*manifest_->merged)),
+                       "see qmpbackup list");
+    }
     if (!index || request_.through.is_full()) {
       throw ChainError(
           fmt::format("{} has no level {} to merge into its full", files_.base(), level_name(request_.through)),
@@ -90,6 +90,20 @@ class Merge {
       for (const Level level : chain.partials) {  // no run is pending: they are of a merge that was killed
         remove_durably(files_.partial_path(level));
       }
+    }
+  }
+
+  void refuse_without_levels(const ChainOnDisk& chain) const {
+    if (chain.manifest && chain.manifest->pending) {
+      throw ChainError(
+          fmt::format("{}: a backup of level {} is pending", files_.base(), level_name(chain.manifest->pending->level)),
+          "run the next backup first: it resolves it");
+    }
+    if (!chain.manifest || chain.manifest->levels.empty()) {
+      throw chain.files.empty() ? ChainError(fmt::format("there is no chain at {}", files_.base()),
+                                             "give the -backupFile that the backups were made with")
+                                : ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
+                                             "a chain that lost its manifest restores, but cannot be merged");
     }
   }
 
@@ -161,7 +175,7 @@ class Merge {
   /// Damage must not be merged into a file that then gets a checksum of its own.
   void refuse_damaged_content() const {
     check_levels(
-        loop_, files_, merged_, {.page_cache = PageCache::kShare, .structure = false}, [](ByteCount) {},
+        loop_, merged_, {.page_cache = PageCache::kShare, .structure = false}, [](ByteCount) {},
         [](std::size_t, const LevelVerdict& verdict) {
           if (!verdict.faults.empty()) {
             refuse_damage(verdict.faults.front());
@@ -214,7 +228,8 @@ class Merge {
     reporter_.result(
         {fmt::format("{}: full to {} -> {}", files_.base(), level_name(request_.through),
                      files_.level_path(kFullLevel)),
-         fmt::format("{}, holds the disk as it was at {}", format_size(full.file_size), format_local(full.time))},
+         fmt::format("{}, holds the disk as it was at {}", format_size(full.file_size), format_local(full.time)),
+         "overlays of the full and of the levels that are in it now no longer show what they did"},
         {{"command", "merge"},
          {"base", files_.base()},
          {"merged", request_.through.number},
@@ -238,7 +253,10 @@ void run_merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request)
   if (!is_folder(request.files.folder())) {
     throw ChainError(fmt::format("there is no folder {}", request.files.folder()), "check -backupFile");
   }
-  const FileLock lock(request.files.lock_path());
+  std::optional<FileLock> lock;
+  if (!request.dry_run) {  // which leaves no lock file either
+    lock.emplace(request.files.lock_path());
+  }
   Merge(loop, reporter, request).run();
 }
 

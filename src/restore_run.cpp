@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <functional>
 
 #include "qmpbackup/arguments.hpp"
 #include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_watch.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
@@ -16,6 +18,7 @@
 #include "qmpbackup/folders.hpp"
 #include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
+#include "qmpbackup/nbd_export.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -38,11 +41,12 @@ std::string with_doubled_commas(const std::string& name) {
 
 class Restore {
  public:
-  Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request)
+  Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request, const ChainWatch& watch)
       : loop_(loop),
         reporter_(reporter),
         request_(request),
-        chain_(read_chain(loop, request.files)),
+        watch_(watch),
+        chain_(read_chain_to_restore(loop, request.files)),
         levels_(view_with_checksums(chain_, request.files)) {}
 
   void run() {
@@ -94,6 +98,12 @@ class Restore {
       level = *found;
     }
     const auto index = index_of(levels_, level);
+    if (const auto merged = chain_.manifest ? chain_.manifest->merged : std::nullopt;
+        !index && merged && level <= *merged) {
+      throw ChainError(fmt::format("level {} of {} was merged into the full, which holds the disk as it was at {}",
+                                   level_name(level), files.base(), level_name(*merged)),
+                       "restore the full with -inc -1, or see qmpbackup list");
+    }
     if (!index) {
       throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)), "see qmpbackup list");
     }
@@ -140,7 +150,7 @@ class Restore {
   [[nodiscard]] std::vector<std::string> paths() const {
     std::vector<std::string> paths;
     for (const LevelView& level : levels_) {
-      paths.push_back(std::filesystem::absolute(request_.files.level_path(level.record.level)).string());
+      paths.push_back(std::filesystem::absolute(level.path).string());
     }
     return paths;
   }
@@ -151,68 +161,72 @@ class Restore {
 
   void serve() {
     const std::string socket = std::filesystem::absolute(*request_.export_socket).string();
-    if (exists(socket)) {
-      throw ChainError(fmt::format("{} exists already", socket), "give another --export path");
-    }
-    Process server(loop_, {"qemu-nbd", "--read-only", "--persistent", "--shared=0", "--socket", socket, image()}, -1,
-                   [](std::string_view) {});
-    try {
-      while (!exists(socket)) {
-        if (server.ended()) {
-          throw Error(fmt::format("qemu-nbd does not serve {}: {}", chosen().file, server.wait(after(kLongest)).err));
-        }
-        loop_.sleep(std::chrono::milliseconds(20));
-      }
+    serve_over_nbd(loop_, image(), socket, [&] {
+      watch_.throw_if_changed();
       warn();
-      const std::string url = shell_quoted("nbd+unix:///?socket=" + socket);
+      const std::string uri = shell_quoted(nbd_uri(socket));
       reporter_.result(
           {fmt::format("{}: {} from {} is served read-only until ctrl-c", request_.files.base(),
                        level_name(chosen().level), format_local(chosen().time)),
-           "mount its file systems:  guestmount --ro -a " + url + " -i /mnt",
-           "as a file:               nbdfuse /mnt/disk " + url,
-           "as a block device:       qemu-nbd -r -c /dev/nbd0 " + url, "look into it:            qemu-img info " + url},
+           "mount its file systems:  guestmount --ro -a " + uri + " -i /mnt",
+           "as a file:               nbdfuse /mnt/disk " + uri,
+           "as a block device:       qemu-nbd -r -c /dev/nbd0 " + uri, "look into it:            qemu-img info " + uri},
           {{"command", "export"},
            {"base", request_.files.base()},
            {"level", chosen().level.number},
            {"time", chosen().time},
            {"socket", socket}});
-      const ProcessResult result = server.wait(after(kLongest));
-      throw Error(fmt::format("qemu-nbd ended by itself: {}", result.err.empty() ? "no reason given" : result.err));
-    } catch (const Interrupted&) {
-      remove_durably(socket);
-    }
+    });
   }
 
   void make_overlay() {
-    const UniqueFd file = create_exclusively(output_);
-    const auto result =
-        run_process(loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), output_},
-                    -1, after(kLongest), [](std::string_view) {});
-    if (result.exit_code != 0) {
-      remove_durably(output_);
-      throw Error(
-          fmt::format("qemu-img create failed on {}: {}", output_, result.err.substr(0, result.err.find('\n'))));
+    if (!std::all_of(levels_.begin(), levels_.end(), [&](const LevelView& level) {
+          return level.path == request_.files.level_path(level.record.level);
+        })) {
+      throw ChainError(fmt::format("{}: files of the chain are being put in place, an overlay would lose them",
+                                   request_.files.base()),
+                       "leave --overlay out, or try again when the run has ended");
     }
-    sync_file(output_);
+    make_file([this](const std::string& partial) {
+      const auto result =
+          run_process(loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), partial},
+                      -1, after(kLongest), [](std::string_view) {});
+      if (result.exit_code != 0) {
+        throw Error(
+            fmt::format("qemu-img create failed on {}: {}", partial, result.err.substr(0, result.err.find('\n'))));
+      }
+      watch_.throw_if_changed();
+    });
   }
 
   void write_file() {
+    make_file([this](const std::string& partial) {
+      std::vector<std::string> argv = convert_argv(request_.format);
+      if (takes_direct_io(std::filesystem::path(output_).parent_path().string())) {
+        argv.insert(argv.end(), {"-t", "none"});
+      }
+      argv.insert(argv.end(), {image(), partial});
+      Process convert(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
+      refuse_damaged_content(
+          {.page_cache = reads_directly_ ? PageCache::kDrop : PageCache::kShare, .structure = false});
+      finish(convert);
+    });
+  }
+
+  /// Lets `fill` write a partial file, which gets the output's name when it is complete and on disk. Nothing is left of
+  /// it otherwise.
+  void make_file(const std::function<void(const std::string&)>& fill) {
     const std::string partial = output_ + ".partial";
     if (exists(partial)) {
       throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
                        "remove it when no restore works");
     }
-    std::vector<std::string> argv = convert_argv(request_.format);
-    if (takes_direct_io(std::filesystem::path(output_).parent_path().string())) {
-      argv.insert(argv.end(), {"-t", "none"});
-    }
-    argv.insert(argv.end(), {image(), partial});
     const UniqueFd file = create_exclusively(partial);
     try {
-      copy(argv);
+      fill(partial);
       sync_file(partial);
       rename_to_new_durably(partial, output_);
-    } catch (const Error&) {
+    } catch (const std::exception&) {
       reporter_.end_progress();
       remove_durably(partial);
       throw;
@@ -229,22 +243,33 @@ class Restore {
     }
     // O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
     const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
-    std::vector<std::string> argv = convert_argv("raw");
-    argv.insert(argv.end(), {"-n", "-t", "none", image(), output_});
-    copy(argv);
-    sync_file(output_);
+    // There is no way back from the first byte that is written: what would stop the copy is looked for before it.
+    progress_ = Progress("restore", "checksum", std::chrono::steady_clock::now());
+    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
+    progress_ = Progress("restore", {}, std::chrono::steady_clock::now());
+    try {
+      std::vector<std::string> argv = convert_argv("raw");
+      argv.insert(argv.end(), {"-n", "-t", "none", image(), output_});
+      Process convert(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
+      finish(convert);
+      sync_file(output_);
+    } catch (const std::exception&) {
+      reporter_.warning(fmt::format("{} holds an unfinished copy, and what it held before is gone", output_));
+      throw;
+    }
   }
 
   [[nodiscard]] std::vector<std::string> convert_argv(const std::string& format) const {
     return {"qemu-img", "convert", "-p", "-W", "-m", "16", "-T", reads_directly_ ? "none" : "writeback", "-O", format};
   }
 
-  /// Lets qemu-img copy, and checks what it reads meanwhile.
-  void copy(const std::vector<std::string>& argv) {
-    Process convert(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
-    refuse_damaged_content({.page_cache = reads_directly_ ? PageCache::kDrop : PageCache::kShare, .structure = false});
+  /// Waits for the copy.
+  void finish(Process& convert) {
     const ProcessResult result = convert.wait(after(kLongest));
     reporter_.end_progress();
+    if (opened_while_changing_) {
+      watch_.throw_if_changed();
+    }
     if (result.exit_code != 0) {
       refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
       throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
@@ -252,9 +277,19 @@ class Restore {
     }
   }
 
-  void refuse_damaged_content(const LevelCheckOptions& options) const {
+  void refuse_damaged_content(const LevelCheckOptions& options) {
+    ByteCount total = 0;
+    for (const LevelView& level : levels_) {
+      total += level.record.sha256 ? level.record.file_size : 0;
+    }
     check_levels(
-        loop_, request_.files, levels_, options, [](ByteCount) {},
+        loop_, levels_, options,
+        [&](ByteCount done) {
+          if (progress_.activity() == "checksum") {
+            progress_.update(done, total, std::chrono::steady_clock::now());
+            reporter_.progress(progress_);
+          }
+        },
         [this](std::size_t index, const LevelVerdict& verdict) {
           if (!verdict.faults.empty()) {
             refuse_damage(verdict.faults.front(),
@@ -264,11 +299,17 @@ class Restore {
   }
 
   void show_progress(std::string_view piece) {
-    if (const auto share = convert_progress(piece)) {
-      const auto done = static_cast<ByteCount>(*share * static_cast<double>(chosen().virtual_size));
-      progress_.update(done, chosen().virtual_size, std::chrono::steady_clock::now());
-      reporter_.progress(progress_);
+    const auto share = convert_progress(piece);
+    if (!share) {
+      return;
     }
+    if (*share > 0 && !opened_) {  // it shows 0 before it opens anything; what it has open stays as it is
+      opened_ = true;
+      opened_while_changing_ = watch_.changed();
+    }
+    const auto done = static_cast<ByteCount>(*share * static_cast<double>(chosen().virtual_size));
+    progress_.update(done, chosen().virtual_size, std::chrono::steady_clock::now());
+    reporter_.progress(progress_);
   }
 
   void report() {
@@ -292,7 +333,8 @@ class Restore {
                            {"overlay", request_.overlay}};
     if (request_.overlay) {
       const std::string command = "qemu-img rebase -f qcow2 -b '' " + shell_quoted(output_);
-      lines.push_back("it needs the chain as it is: unmoved, not merged; qmpbackup verify checks that");
+      lines.push_back(
+          "it needs the chain as it is: until it is independent, no merge, no new full, no move of the chain");
       lines.push_back("make it independent, with the VM off: " + command);
       summary["make_independent"] = command;
     }
@@ -302,12 +344,15 @@ class Restore {
   EventLoop& loop_;
   Reporter& reporter_;
   const RestoreRequest& request_;
+  const ChainWatch& watch_;
   ChainOnDisk chain_;
   std::vector<LevelView> levels_;
   std::vector<LevelView> all_levels_;
   std::string output_;
   bool onto_device_ = false;
-  bool reads_directly_ = false;  ///< the copy and the checksums each for themselves
+  bool reads_directly_ = false;         ///< the copy and the checksums each for themselves
+  bool opened_ = false;                 ///< qemu-img has opened the chain
+  bool opened_while_changing_ = false;  ///< perhaps not the files that the checksums are of
   Progress progress_{"restore", {}, std::chrono::steady_clock::now()};
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
@@ -315,8 +360,9 @@ class Restore {
 }  // namespace
 
 void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request) {
-  finish_merge_if_pending(request.files);
-  Restore(loop, reporter, request).run();
+  finish_merge_if_possible(request.files);
+  for_steady_chain(loop, request.files,
+                   [&](const ChainWatch& watch, int) { Restore(loop, reporter, request, watch).run(); });
 }
 
 }  // namespace qmpbackup

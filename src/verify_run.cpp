@@ -7,6 +7,7 @@
 #include <set>
 
 #include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_watch.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
@@ -21,11 +22,12 @@ using nlohmann::json;
 
 class Verifier {
  public:
-  Verifier(EventLoop& loop, Reporter& reporter, const ChainFiles& files)
+  Verifier(EventLoop& loop, Reporter& reporter, const ChainFiles& files, const ChainWatch& watch)
       : loop_(loop),
         reporter_(reporter),
         files_(files),
-        chain_(read_chain(loop, files)),
+        watch_(watch),
+        chain_(read_chain_to_restore(loop, files)),
         levels_(view_with_checksums(chain_, files)) {
     for (const LevelView& level : levels_) {
       bytes_total_ += level.record.sha256 && !level.fault ? level.record.file_size : 0;
@@ -33,14 +35,26 @@ class Verifier {
     }
   }
 
-  void run(bool deep) {
+  void run(bool deep, bool again) {
     if (levels_.empty() && chain_.manifest_state == ManifestState::kAbsent) {
       throw ChainError(fmt::format("there is no chain at {}", files_.base()),
                        "give the -backupFile that the backups were made with");
     }
-    warn();
+    if (levels_.empty() && chain_.manifest) {
+      throw ChainError(fmt::format("{} has no level yet, and nothing restores from it", files_.base()),
+                       is_held_by_a_run(files_) ? "its first full is being taken now"
+                                                : "its first full was not finished; run the backup again");
+    }
+    if (again) {
+      reporter_.note(fmt::format("{} was changed by another run meanwhile: checking it again", files_.base()));
+      if (reporter_.json()) {  // what was said of levels before does not count any more
+        reporter_.json_line({{"message_type", "restart"}, {"base", files_.base()}});
+      }
+    } else {
+      warn();
+    }
     check_levels(
-        loop_, files_, levels_, {.read = deep},
+        loop_, levels_, {.read = deep},
         [this](ByteCount done) {
           progress_.update(done, bytes_total_, std::chrono::steady_clock::now());
           reporter_.progress(progress_);
@@ -82,6 +96,7 @@ class Verifier {
     const bool ok = verdict.faults.empty();
     proved_.insert(verdict.proved.begin(), verdict.proved.end());
     if (!ok) {
+      watch_.throw_if_changed();
       level.fault = verdict.faults.front();
       ++damaged_;
     }
@@ -118,7 +133,7 @@ class Verifier {
     const std::size_t top = *index_of(levels_, *newest);
     std::vector<std::string> paths;
     for (std::size_t i = 0; i <= top; ++i) {
-      paths.push_back(std::filesystem::absolute(files_.level_path(levels_[i].record.level)).string());
+      paths.push_back(std::filesystem::absolute(levels_[i].path).string());
     }
     try {
       const BelowBy below_by = links_stay_in_folder(chain_, levels_) ? BelowBy::kLinks : BelowBy::kNames;
@@ -198,6 +213,7 @@ class Verifier {
   EventLoop& loop_;
   Reporter& reporter_;
   const ChainFiles& files_;
+  const ChainWatch& watch_;
   ChainOnDisk chain_;
   std::vector<LevelView> levels_;
   std::set<std::string> proved_;
@@ -210,8 +226,10 @@ class Verifier {
 }  // namespace
 
 void run_verify(EventLoop& loop, Reporter& reporter, const ChainFiles& files, bool deep) {
-  finish_merge_if_pending(files);
-  Verifier(loop, reporter, files).run(deep);
+  finish_merge_if_possible(files);
+  for_steady_chain(loop, files, [&](const ChainWatch& watch, int attempt) {
+    Verifier(loop, reporter, files, watch).run(deep, attempt > 0);
+  });
 }
 
 }  // namespace qmpbackup

@@ -10,6 +10,11 @@ namespace qmpbackup {
 /// Runs qemu-img only where a full stands alone, to see whether it is an empty image that an operator made beforehand.
 ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files);
 
+/// The same for those who restore, beside another run or after one that was killed. While a merge puts its files in
+/// place, or an old chain moves into its archive, the manifest tells of levels that are elsewhere: those are found
+/// there (LevelFile::elsewhere). Needs no lock and no right to write.
+ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files);
+
 /// Throws ChainError where the chain's folder is not there.
 void require_folder(const ChainFiles& files);
 

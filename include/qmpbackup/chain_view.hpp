@@ -12,6 +12,7 @@ namespace qmpbackup {
 struct LevelView {
   LevelRecord record;  ///< from the manifest; made up from the file alone where there is none
   bool from_manifest = false;
+  std::string path;                  ///< of its file
   std::optional<std::string> fault;  ///< why this file is of no use (fault_of_level)
 };
 
@@ -27,7 +28,11 @@ std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level 
 /// damaged.
 std::optional<Level> newest_good(const std::vector<LevelView>& levels);
 
-/// Whether every backing link is a file name alone, so that the levels without fault are found by their links.
+/// A fault for each level that lies on one with a fault: "needs inc0".
+void mark_levels_above_faults(std::vector<LevelView>& levels);
+
+/// Whether all files are where they belong and every backing link is a file name alone, so that the levels without
+/// fault are found by their links.
 bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels);
 
 /// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.

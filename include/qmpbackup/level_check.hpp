@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "qmpbackup/chain_files.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/event_loop.hpp"
 #include "qmpbackup/files.hpp"
@@ -41,8 +40,8 @@ inline constexpr CheckMeaning kWhatIsProved[] = {
 /// level that has a fault already nothing more is read. Checksums are computed one after another, as fast as the
 /// processor does it; qemu-img runs beside that, as many at a time as there are processors. Calls `on_progress` now and
 /// then with the bytes hashed so far. Throws Interrupted, and what the callbacks throw.
-void check_levels(EventLoop& loop, const ChainFiles& files, const std::vector<LevelView>& levels,
-                  const LevelCheckOptions& options, const std::function<void(ByteCount)>& on_progress,
+void check_levels(EventLoop& loop, const std::vector<LevelView>& levels, const LevelCheckOptions& options,
+                  const std::function<void(ByteCount)>& on_progress,
                   const std::function<void(std::size_t, const LevelVerdict&)>& on_verdict);
 
 }  // namespace qmpbackup

@@ -10,8 +10,8 @@ namespace qmpbackup {
 /// without a pending merge. The caller holds the chain's lock. Throws FileError.
 void finish_merge(const ChainFiles& files, Manifest& manifest);
 
-/// The same for a command that only reads: takes the lock, and nothing is changed where no merge is pending. Throws
-/// ChainBusy, FileError.
-void finish_merge_if_pending(const ChainFiles& files);
+/// The same for a command that only reads: where a merge is pending, and this user may finish it, and no run holds the
+/// chain. Otherwise nothing is changed: read_chain_to_restore sees through a pending merge. Throws nothing of that.
+void finish_merge_if_possible(const ChainFiles& files);
 
 }  // namespace qmpbackup

@@ -22,10 +22,11 @@ struct RestoreRequest {
 };
 
 /// Restores a level into a new file (temporary name, fsync, rename: never half a file under `output`), or onto a block
-/// device. The chain is looked at first, and the SHA-256 of every file is compared while qemu-img copies: a damaged
-/// chain gives no output, and the error names the newest level that is good. Never writes into the chain. Throws
-/// ChainError, FileError, Interrupted.
-/// An export runs until a signal comes, which is its normal end.
+/// device. The chain is looked at first, and the SHA-256 of every file is compared while qemu-img copies, for a device
+/// before its first byte is written: a damaged chain gives no output, and the error names the newest level that is
+/// good. Needs no lock and no right to write into the chain; where another run changes it meanwhile, begins again.
+/// Throws ChainError, FileError, ChainBusy, Interrupted. An export runs until a signal comes, which is its normal end;
+/// one that comes before it is served is Interrupted.
 void run_restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request);
 
 }  // namespace qmpbackup
