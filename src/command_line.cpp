@@ -2,10 +2,14 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
+#include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "qmpbackup/arguments.hpp"
@@ -34,7 +38,7 @@ constexpr std::size_t kHelpColumn = 34;
 /// CLI11's help, calmer: the options of the Go tool as its users know them, with one dash, and one empty line between
 /// groups.
 std::string help_text(const CLI::App& app) {
-  std::string text = app.help();
+  std::string text = app.help(app.get_parent() == nullptr ? "" : app.get_parent()->get_name());
   for (const char* name : {"socket", "backupFile", "deviceToBackup", "device", "inc", "cleanBitmap", "v"}) {
     if (const auto at = text.find(fmt::format("\n  --{} ", name)); at != std::string::npos) {
       text.insert(at + 1 + kHelpColumn, " ");
@@ -56,6 +60,9 @@ void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   } catch (const CLI::ArgumentMismatch& error) {
     const std::string what = error.what();
     throw UsageError(fmt::format("{} needs a value", what.substr(0, what.find(':'))));
+  } catch (const CLI::ValidationError& error) {
+    const std::string what = error.what();
+    throw UsageError(fmt::format("{} is empty", what.substr(0, what.find(':'))));
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }
@@ -102,10 +109,42 @@ int exit_code_for(const std::exception& error) {
   return 1;
 }
 
+struct Words {
+  std::string message;
+  std::string hint;
+};
+
+/// What an error says. The texts of libraries are not for people: theirs are put into words here.
+Words words_of(const std::exception& error) {
+  constexpr int kNotUtf8 = 316;  // nlohmann::json's number for it
+  if (const auto* ours = dynamic_cast<const Error*>(&error)) {
+    return {ours->what(), ours->hint()};
+  }
+  if (const auto* json = dynamic_cast<const nlohmann::json::exception*>(&error)) {
+    if (json->id == kNotUtf8) {
+      return {"the path of the chain or of the output is not valid UTF-8, and QEMU's programs take UTF-8 names only",
+              "rename the folder, or use another one"};
+    }
+    return {fmt::format("what was read has an unexpected form (JSON error {})", json->id), "try again with -v"};
+  }
+  if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error)) {
+    const std::string path = file->path1().string();
+    return {fmt::format("cannot use {}: {}", path.empty() ? "the working folder" : path, file->code().message()),
+            "check that it is there, and its mode; paths from / on do not need the working folder"};
+  }
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error)) {
+    return {"the system refused: " + system->code().message(), "try again"};
+  }
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return {"there is no memory left", "try again when there is more"};
+  }
+  return {error.what(), ""};
+}
+
 int report(Reporter& reporter, const std::exception& error) {
   const int code = exit_code_for(error);
-  const auto* ours = dynamic_cast<const Error*>(&error);
-  reporter.error(code, error.what(), ours == nullptr ? "" : ours->hint());
+  const Words words = words_of(error);
+  reporter.error(code, words.message, words.hint);
   return code;
 }
 

@@ -35,6 +35,12 @@ void add_merge_command(CLI::App& app, Invocation& in) {
   add_text(merge, "--inc", in.inc, "the last level that goes into the new full", "N", what);
   add_flag(merge, "--no-space-check", typed->no_space_check, "start even if the folder may be too small", what);
   add_flag(merge, "--dry-run", typed->dry_run, "say what would be done, change nothing", what);
+  merge.footer(R"(Examples:
+  qmpbackup merge -backupFile /backup/vm1 -inc 5 --dry-run
+  qmpbackup merge -backupFile /backup/vm1 -inc 5    the full and inc0 to inc5 become the full; inc6 and later stay
+
+Overlays of the full and of merged levels (restore --overlay) do not survive this: make them independent first.
+)");
   add_output_options(merge, in);
   merge.callback([&in, typed] {
     in.run = [&in, typed](EventLoop& loop, Reporter& reporter) { run(in, *typed, loop, reporter); };

@@ -25,6 +25,7 @@ void add_text(CLI::App& app, const char* names, std::string& value, const char* 
               const char* group) {
   app.add_option(names, value, meaning)
       ->type_name(type)
+      ->check([](const std::string& typed) { return std::string(typed.empty() ? "empty" : ""); })
       ->group(group)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }

@@ -12,7 +12,7 @@ namespace qmpbackup {
 namespace {
 
 struct Typed {
-  std::string output, at, export_socket, format = "qcow2";
+  std::string output, at, export_socket, format;
   bool overlay = false, force = false;
 };
 
@@ -24,8 +24,17 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
     throw UsageError("--output and --export both say where to", "give one of them");
   } else {
     request.export_socket = typed.export_socket;
+    if (typed.overlay || typed.force || !typed.format.empty()) {
+      throw UsageError(
+          fmt::format("--export serves the level as it is: {} does not go with it", typed.overlay ? "--overlay"
+                                                                                    : typed.force ? "--force"
+                                                                                                  : "--format"),
+          "leave one of them out");
+    }
   }
-  request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
+  if (!typed.format.empty()) {
+    request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
+  }
   request.overlay = typed.overlay;
   request.force = typed.force;
   if (!in.inc.empty() && !typed.at.empty()) {
@@ -43,6 +52,9 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   }
   if (request.overlay && request.format != "qcow2") {
     throw UsageError("--overlay makes a qcow2 file", "leave --format out");
+  }
+  if (request.overlay && request.force) {
+    throw UsageError("--overlay makes a new file, --force overwrites a block device", "leave one of them out");
   }
   run_restore(loop, reporter, request);
 }
@@ -63,6 +75,14 @@ void add_restore_command(CLI::App& app, Invocation& in) {
   add_flag(restore, "--force", typed->force, "overwrite a block device", to);
   add_text(restore, "--export", typed->export_socket,
            "for single files: serve the level over NBD on this socket until ctrl-c", "SOCKET", to);
+  restore.footer(R"(Examples:
+  qmpbackup restore -backupFile /backup/vm1 --output vm1.qcow2                         the newest level
+  qmpbackup restore -backupFile /backup/vm1 --at "2026-11-20 03:00" --output old.qcow2
+  qmpbackup restore -backupFile /backup/vm1 -inc 3 --output /dev/vg0/vm1 --force       onto a block device
+  qmpbackup restore -backupFile /backup/vm1 -inc 3 --export /tmp/vm1.sock              single files
+
+An overlay lies on the chain: no merge, no new full and no move of it before the overlay is made independent.
+)");
   add_output_options(restore, in);
   restore.callback([&in, typed] {
     in.run = [&in, typed](EventLoop& loop, Reporter& reporter) { run(in, *typed, loop, reporter); };

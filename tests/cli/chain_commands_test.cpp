@@ -52,6 +52,13 @@ TEST_F(ChainCommands, Refuse_What_Is_Missing_Or_Unknown_With_2) {
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--at", "soon"}), 2, "'soon'");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "0", "--at", "2026-11-20"}), 2, "--at");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--format", "raw"}), 2, "--overlay");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--force"}), 2, "--force");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--export", "{}/s"}), 2, "--output and --export");
+  expect_refusal(on_chain("restore", {"--export", "{}/s", "--overlay"}), 2, "--overlay does not go with it");
+  expect_refusal(on_chain("restore", {"--export", "{}/s", "--force"}), 2, "--force does not go with it");
+  expect_refusal(on_chain("restore", {"--export", "{}/s", "--format", "qcow2"}), 2, "--format does not go with it");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--format", ""}), 2, "--format is empty");
+  expect_refusal(on_chain("restore", {"--output", ""}), 2, "--output is empty");
 }
 
 TEST_F(ChainCommands, Say_That_There_Is_No_Chain_And_Make_None) {
@@ -178,6 +185,99 @@ TEST_F(ChainCommands, Restore_Past_A_Missing_Level_Names_It_And_The_Last_Good_On
     expect_refusal(on_chain("restore", arguments), 1, "full (-inc -1)");
   }
   EXPECT_FALSE(std::filesystem::exists(path("o")));
+}
+
+TEST_F(ChainCommands, Help_Of_A_Command_Is_Its_Own) {
+  for (const std::string command : {"list", "verify", "restore", "merge", "info"}) {
+    const std::string help = run({command, "--help"}).out;
+    EXPECT_NE(help.find("Usage: qmpbackup " + command + " [OPTIONS]"), std::string::npos) << help;
+    EXPECT_NE(help.find("\n  qmpbackup " + command + " -"), std::string::npos) << "its own examples: " << help;
+    EXPECT_EQ(help.find("-deviceToBackup"), std::string::npos) << help;
+  }
+}
+
+TEST_F(ChainCommands, List_Prints_Nothing_When_Quiet_But_Errors) {
+  const ProgramResult quiet = on_chain("list", {"--quiet"});
+  EXPECT_EQ(quiet.exit_code, 0);
+  EXPECT_EQ(quiet.out + quiet.err, "");
+  expect_refusal(run({"list", "-backupFile", "{}/none", "--quiet"}), 1, "there is no chain");
+}
+
+TEST_F(ChainCommands, List_Says_That_Levels_Above_A_Missing_One_Are_Of_No_Use) {
+  std::filesystem::remove(path("d.inc0.qcow2"));
+  EXPECT_NE(on_chain("list").out.find("inc1: needs inc0"), std::string::npos) << on_chain("list").out;
+  const auto summary = json_lines_of(on_chain("list", {"--json"}).out).back();
+  EXPECT_EQ(summary.at("levels")[0].at("fault"), nullptr);
+  EXPECT_EQ(summary.at("levels")[2].at("fault"), "needs inc0");
+}
+
+// A program of this name that says in a file that it runs, and then does nothing for long.
+class WithASleeper : public ChainCommands {
+ protected:
+  BackgroundProgram start(const std::string& sleeper, std::vector<std::string> arguments) {
+    std::filesystem::create_directory(path("bin"));
+    write_file(path("bin/" + sleeper), "#!/bin/sh\n>'" + path("asleep") + "'\nexec sleep 60\n");
+    std::filesystem::permissions(path("bin/" + sleeper), std::filesystem::perms{0755});
+    arguments.insert(arguments.begin(), {QMPBACKUP_BINARY, "restore", "-backupFile", path("d")});
+    RunOptions options;
+    options.environment["PATH"] = path("bin") + ":" + std::getenv("PATH");
+    BackgroundProgram program(arguments, options);
+    while (program.running() && !std::filesystem::exists(path("asleep"))) {
+    }
+    return program;
+  }
+};
+
+TEST_F(WithASleeper, Restore_Overlay_Leaves_Nothing_After_Ctrl_C) {
+  const auto before = files();
+  BackgroundProgram program = start("qemu-img", {"--overlay", "--output", path("o")});
+  EXPECT_FALSE(std::filesystem::exists(path("o"))) << "not before it is complete";
+  program.send_signal(SIGINT);
+  EXPECT_EQ(program.wait().exit_code, 130);
+  std::filesystem::remove_all(path("bin"));
+  std::filesystem::remove(path("asleep"));
+  EXPECT_EQ(files(), before);
+}
+
+TEST_F(WithASleeper, Export_That_Is_Ended_Before_It_Is_Served_Says_So) {
+  BackgroundProgram program = start("qemu-nbd", {"--json", "--export", path("s")});
+  program.send_signal(SIGINT);
+  const ProgramResult result = program.wait();
+  EXPECT_EQ(result.exit_code, 130);
+  EXPECT_EQ(json_lines_of(result.out).back().at("message_type"), "error");
+  EXPECT_EQ(json_lines_of(result.out).back().at("code"), 130);
+}
+
+TEST_F(ChainCommands, Export_Prints_Commands_That_Work_Whatever_The_Socket_Is_Called) {
+  QMPBACKUP_REQUIRE_PROGRAM("qemu-nbd");
+  BackgroundProgram server({QMPBACKUP_BINARY, "restore", "-backupFile", path("d"), "--export", path("e x%25&'.sock")});
+  const std::string lead = "look into it:";
+  while (server.running() && server.out().find(lead) == std::string::npos) {
+  }
+  const std::string said = server.out();
+  ASSERT_NE(said.find(lead), std::string::npos) << server.err();
+  const std::string command = said.substr(said.find(lead) + lead.size());
+  EXPECT_NE(run_checked({"sh", "-c", command}).find("virtual size"), std::string::npos);
+  server.send_signal(SIGINT);
+  EXPECT_EQ(server.wait().exit_code, 0);
+  const ProgramResult refused = on_chain("restore", {"--export", "{}/" + std::string(120, 's')});
+  expect_refusal(refused, 1, "qemu-nbd does not serve");
+  EXPECT_EQ(refused.err.find("\\x0a"), std::string::npos) << refused.err;
+}
+
+TEST_F(ChainCommands, Names_That_QEMU_Cannot_Take_And_A_Lost_Working_Folder_Are_Said_In_Our_Words) {
+  const std::string odd = path("odd\xff");
+  std::filesystem::create_directory(odd);
+  for (const char* name : {"d.full.qcow2", "d.inc0.qcow2", "d.inc1.qcow2"}) {
+    std::filesystem::copy_file(path(name), odd + "/" + name);
+  }
+  RunOptions there;
+  there.working_folder = odd;
+  expect_refusal(run({"restore", "-backupFile", "d", "--output", "o"}, there), 1, "is not valid UTF-8");
+  const ProgramResult lost =
+      run_program({"sh", "-c", R"(mkdir "$2"; cd "$2"; rmdir "$2"; exec "$0" restore -backupFile "$1" --output o)",
+                   QMPBACKUP_BINARY, path("d"), path("lost")});
+  expect_refusal(lost, 1, "cannot use o: No such file or directory; check that it is there");
 }
 
 TEST_F(ChainCommands, A_Moved_Chain_Restores_From_Its_New_Place) {

@@ -213,6 +213,30 @@ TEST_F(DeviceTest, Block_Device_Is_Filled_With_Force_Alone_And_Boots) {
   EXPECT_EQ(boot(filled.out), exit_code_of(second_value)) << filled.out;
 }
 
+TEST_F(DeviceTest, Block_Device_Keeps_Its_Content_When_The_Chain_Is_Damaged) {
+  const std::string full = backups() / "disk0.full.qcow2";
+  std::string bytes = read_file(full);
+  bytes[bytes.size() - 100] = static_cast<char>(bytes[bytes.size() - 100] ^ 1);
+  write_file(full, bytes);
+  const std::string old = on_device();
+  const ProgramResult result = restore({"--output", device_->path(), "--force"});
+  EXPECT_EQ(result.exit_code, 1) << result.out;
+  EXPECT_TRUE(contains(result.err, "SHA-256")) << result.err;
+  EXPECT_TRUE(on_device() == old) << "written before the checksums were known";
+}
+
+TEST_F(DeviceTest, Ended_Copy_Onto_A_Block_Device_Says_That_The_Old_Content_Is_Gone) {
+  fs::create_directory(folder_ / "bin");
+  write_file(folder_ / "bin/qemu-img",
+             "#!/bin/sh\ncase $1 in convert) exit 1;; esac\nPATH=${PATH#*:}\nexec qemu-img \"$@\"\n");
+  fs::permissions(folder_ / "bin/qemu-img", fs::perms{0755});
+  const ProgramResult result =
+      run_program(restore_command({"--output", device_->path(), "--force"}),
+                  {.environment = {{"PATH", (folder_ / "bin").string() + ":" + std::getenv("PATH")}}});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_TRUE(contains(result.err, "what it held before is gone")) << result.err;
+}
+
 TEST_F(DeviceTest, Block_Device_In_Use_Or_Too_Small_Is_Refused_Untouched) {
   const std::string old = on_device();
   {
