@@ -62,7 +62,8 @@ class LevelChecker {
         continue;
       }
       states_[i].verdict.proved.emplace_back("file");
-      if (options_.structure || !level.record.sha256) {
+      const bool checked_at_commit = level.record.sha256 && level.record.checked && !options_.read;
+      if ((options_.structure && !checked_at_commit) || !level.record.sha256) {
         add(i, Kind::kCheck);
       }
       if (!level.record.sha256 && level.from_manifest) {  // else it was proved when the checksum was made
@@ -174,7 +175,10 @@ class LevelChecker {
         throw Error(fmt::format("{} is not what was committed: its SHA-256 differs", record.file));
       }
       prove(level, "sha256");
-      prove(level, "completeness");  // it was seen before these bytes were committed
+      if (record.checked && !options_.read) {
+        prove(level, "structure");  // so it was when these bytes were committed
+      }
+      prove(level, "completeness");  // as well
     });
     hashed_ += record.file_size;
   }

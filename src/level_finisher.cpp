@@ -43,6 +43,10 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
   if (fate_of(job ? &*job : nullptr) != JobFate::kSucceeded) {
     throw Error(fmt::format("{}: QEMU no longer knows the job {}", pending.device, pending.job.value), "try again");
   }
+  std::optional<ImageRun> check;  // beside the map and the checksum
+  if (session.checksums) {
+    check.emplace(session.loop, ImageRun::Kind::kCheck, partial, pending.virtual_size);
+  }
   const ImageMap map = map_image(session.loop, partial);
   if (map.end() != pending.virtual_size ||
       !covers(map.present(), job->current, pending.virtual_size, pending.cluster_size)) {
@@ -76,6 +80,8 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
       session.reporter.progress(progress);
       session.loop.poll();
     });
+    check->finish();
+    record.checked = true;
   }
   return record;
 }

@@ -120,6 +120,7 @@ LevelRecord parse_record(json object) {
     record.sha256 = fields.text("sha256");
   }
   fields.take_if_present("sha256");
+  record.checked = fields.flag("checked");
   record.other = fields.rest();
   return record;
 }
@@ -161,7 +162,8 @@ Pending parse_pending(json object) {
   return pending;
 }
 
-/// The fields that this version knows, without those that it only passes on.
+/// The fields that this version knows, without those that it only passes on. `checked` is not among them: a program
+/// that does not know it must still find the checksum right.
 json known_fields(const LevelRecord& record) {
   return {{"level", record.level.number},
           {"file", record.file},
@@ -236,6 +238,9 @@ std::string checksum(const Manifest& manifest) {
 json to_json(const LevelRecord& record) {
   json object = record.other;
   object.update(known_fields(record));
+  if (record.checked) {
+    object["checked"] = true;
+  }
   return object;
 }
 
@@ -324,6 +329,9 @@ std::string format_manifest(const Manifest& manifest) {
   document.update(known_fields(manifest));
   for (std::size_t i = 0; i < manifest.levels.size(); ++i) {
     document["levels"][i] = to_json(manifest.levels[i]);
+  }
+  if (manifest.pending && manifest.pending->verified) {
+    document["pending"]["verified"] = to_json(*manifest.pending->verified);
   }
   document["checksum"] = checksum(manifest);
   return document.dump(2) + "\n";

@@ -215,6 +215,7 @@ class Merge {
   void complete(LevelRecord& record) {
     const std::string partial = files_.partial_path(record.level);
     sync_file(partial);
+    ImageRun check(loop_, ImageRun::Kind::kCheck, partial, record.virtual_size);
     const ImageMap map = map_image(loop_, partial);
     if (map.end() != record.virtual_size) {
       throw Error(fmt::format("{} holds a disk of {} instead of {} bytes", partial, map.end(), record.virtual_size));
@@ -222,6 +223,8 @@ class Merge {
     record.bytes_copied = map.present();
     record.file_size = regular_file_info(partial).value_or(FileInfo{}).size;
     record.sha256 = sha256_of_file(partial, [this](ByteCount) { loop_.poll(); });
+    check.finish();
+    record.checked = true;
   }
 
   void report(const LevelRecord& full) {

@@ -13,8 +13,9 @@ namespace qmpbackup {
 
 struct LevelCheckOptions {
   PageCache page_cache = PageCache::kDrop;
-  bool structure = true;  ///< qemu-img check of all levels; without: of those alone that have no checksum
-  bool read = false;      ///< of levels without a checksum also read every cluster
+  bool structure = true;  ///< qemu-img check of all levels but those that were checked at the commit of the same bytes;
+                          ///< without: of those alone that have no checksum
+  bool read = false;      ///< of levels without a checksum also read every cluster; check all that `structure` means
 };
 
 /// What is known of a level after its check. No fault: it is what was committed, as far as `proved` goes.
@@ -31,7 +32,7 @@ struct CheckMeaning {
 inline constexpr CheckMeaning kWhatIsProved[] = {
     {"file", "a file of its own; its size, disk size and backing link are right"},
     {"sha256", "these are the bytes that were committed"},
-    {"structure", "qemu-img check finds no damage in the qcow2 tables"},
+    {"structure", "qemu-img check finds no damage in the qcow2 tables (now, or at the commit of these bytes)"},
     {"completeness", "it holds all that was copied (seen now, or at the commit of these bytes)"},
     {"read", "every cluster can be read and decompressed"},
 };

@@ -32,6 +32,7 @@ struct LevelRecord {
   bool marked = false;      ///< the bitmap began with the marks of bitmap_marks.hpp
   std::string qemu;         ///< version
   std::optional<std::string> sha256;
+  bool checked = false;                             ///< `qemu-img check` passed on the bytes that have this sha256
   nlohmann::json other = nlohmann::json::object();  ///< fields this version does not know, kept in a rewrite
 };
 

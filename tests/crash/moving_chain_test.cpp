@@ -254,6 +254,38 @@ TEST_F(MovingChain, Merge_Ends_Soon_After_Ctrl_C_While_It_Copies_The_Next_Level)
   EXPECT_TRUE(read_file(chain.file(-1)) == before);
 }
 
+TEST_F(MovingChain, Verify_Checks_Again_Only_What_Was_Not_Checked_At_Its_Commit) {
+  const TempFolder programs("/tmp");
+  write_file(programs / "qemu-img",
+             "#!/bin/sh\necho \"$1\" >> \"${0%/*}/log\"\nPATH=${PATH#*:}\nexec qemu-img \"$@\"\n");
+  fs::permissions(programs / "qemu-img", fs::perms{0755});
+  MadeChain chain(2);
+  const auto checks_of = [&](const std::vector<std::string>& how) {
+    write_file(programs / "log", "");
+    const ProgramResult verify =
+        chain.run("verify", how, {.environment = {{"PATH", programs.path().string() + ":" + std::getenv("PATH")}}});
+    EXPECT_EQ(verify.exit_code, 0) << verify.err;
+    EXPECT_NE(verify.out.find("inc1  ok       file, sha256, "), std::string::npos) << verify.out;
+    EXPECT_NE(verify.out.find("structure"), std::string::npos) << verify.out;
+    const std::string log = read_file(programs / "log");
+    int checks = 0;
+    for (auto at = log.find("check"); at != std::string::npos; at = log.find("check", at + 1)) {
+      ++checks;
+    }
+    return checks;
+  };
+  EXPECT_EQ(checks_of({}), 3);
+  for (LevelRecord& record : chain.manifest().levels) {
+    record.checked = true;
+  }
+  chain.manifest().levels.back().checked = false;
+  chain.write_manifest();
+  EXPECT_EQ(checks_of({}), 1);
+  EXPECT_EQ(checks_of({"--deep"}), 3);
+  ASSERT_EQ(chain.run("merge", {"-inc", "0"}).exit_code, 0);
+  EXPECT_EQ(checks_of({}), 0) << "a merge checks what it makes";
+}
+
 TEST_F(MovingChain, What_Was_Merged_Away_Is_Named) {
   const MadeChain chain(4);
   const ProgramResult merge = chain.run("merge", {"-inc", "1"});

@@ -252,6 +252,21 @@ TEST_F(OutputTest, Writes_During_A_Run_Belong_To_The_Next_Level) {
   chain().expect_sound(2);
 }
 
+TEST_F(OutputTest, Level_Is_Checked_Before_It_Is_Committed) {
+  chain().take(-1);
+  EXPECT_EQ(chain().manifest().at("levels")[0].at("checked"), true);
+  fs::create_directory(folder_ / "bin");
+  write_file(folder_ / "bin/qemu-img",
+             "#!/bin/sh\ncase $1 in check) echo 'ERROR refcount block' >&2; exit 2;; esac\nPATH=${PATH#*:}\n"
+             "exec qemu-img \"$@\"\n");
+  fs::permissions(folder_ / "bin/qemu-img", fs::perms{0755});
+  const auto run =
+      chain().run({"-inc", "0"}, {.environment = {{"PATH", (folder_ / "bin").string() + ":" + std::getenv("PATH")}}});
+  EXPECT_EQ(run.exit_code, 1) << run.out;
+  EXPECT_TRUE(contains(run.err, "refcount block")) << run.err;
+  chain().expect_sound(-1);
+}
+
 TEST_F(OutputTest, Dry_Run_Changes_Nothing) {
   chain().take(-1);
   const auto before = files_like(backups(), "");

@@ -41,6 +41,11 @@ Manifest manifest_of(int incrementals) {
   return made;
 }
 
+LevelRecord checked(LevelRecord made) {
+  made.checked = true;
+  return made;
+}
+
 Pending pending_of(const Manifest& manifest) {
   return {.chain = manifest.chain,
           .level = Level{1},
@@ -59,7 +64,7 @@ Pending pending_of(const Manifest& manifest) {
           .was_running = true,
           .reason = "because",
           .archive = "20261122T020000Z",
-          .verified = record(1)};
+          .verified = checked(record(1))};
 }
 
 json as_json(const Manifest& manifest) {
@@ -85,6 +90,7 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   manifest.replaces = ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
   manifest.levels[1].sha256.reset();
   manifest.levels[1].marked = false;
+  manifest.levels[2].checked = true;
   manifest.pending = pending_of(manifest);
   const std::string text = format_manifest(manifest);
   const Manifest again = parse_manifest(text);
@@ -108,7 +114,18 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   EXPECT_EQ(level.sha256, std::string(64, 'a'));
   EXPECT_FALSE(again.levels[1].sha256);
   EXPECT_FALSE(again.levels[1].marked);
+  EXPECT_TRUE(level.checked);
+  EXPECT_FALSE(again.levels[1].checked);
   EXPECT_EQ(again.last()->level, Level{1});
+}
+
+TEST(Manifest, With_And_Without_Checked_Levels_Is_Good_For_Programs_That_Do_Not_Know_Them) {
+  Manifest manifest = manifest_of(1);
+  const json without = as_json(manifest);
+  EXPECT_FALSE(without.at("levels")[1].contains("checked"));
+  EXPECT_EQ(format_manifest(parse_manifest(without.dump())), format_manifest(manifest));
+  manifest.levels[1].checked = true;
+  EXPECT_EQ(as_json(manifest).at("checksum"), without.at("checksum"));
 }
 
 TEST(Manifest, Round_Trip_Keeps_The_Intent_Of_A_Run) {
@@ -132,6 +149,7 @@ TEST(Manifest, Round_Trip_Keeps_The_Intent_Of_A_Run) {
   EXPECT_EQ(again.archive, "20261122T020000Z");
   ASSERT_TRUE(again.verified);
   EXPECT_EQ(again.verified->file, "drive0.inc1.qcow2");
+  EXPECT_TRUE(again.verified->checked) << "a commit after a kill";
 }
 
 TEST(Manifest, Text_Is_Readable_And_Ends_In_A_Newline) {
@@ -272,6 +290,7 @@ TEST(Manifest, Fields_Of_Another_Type_Or_Missing_Are_Damage) {
   Manifest manifest = manifest_of(0);
   manifest.replaces = manifest.chain;
   manifest.pending = pending_of(manifest);
+  manifest.pending->verified->checked = false;  // the one field that may be missing
   const json document = as_json(manifest);
   const json odd[] = {nullptr, true, 7, -7, 1.5, "text", json::array(), json::object(), json::array({document})};
   const json flat = document.flatten();
