@@ -244,8 +244,10 @@ TEST_F(WithASleeper, Export_That_Is_Ended_Before_It_Is_Served_Says_So) {
   program.send_signal(SIGINT);
   const ProgramResult result = program.wait();
   EXPECT_EQ(result.exit_code, 130);
-  EXPECT_EQ(json_lines_of(result.out).back().at("message_type"), "error");
-  EXPECT_EQ(json_lines_of(result.out).back().at("code"), 130);
+  const auto lines = json_lines_of(result.out);
+  ASSERT_FALSE(lines.empty());
+  EXPECT_EQ(lines.back().at("message_type"), "error");
+  EXPECT_EQ(lines.back().at("code"), 130);
 }
 
 TEST_F(ChainCommands, Export_Prints_Commands_That_Work_Whatever_The_Socket_Is_Called) {
