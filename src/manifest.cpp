@@ -162,20 +162,23 @@ Pending parse_pending(json object) {
   return pending;
 }
 
-/// The fields that this version knows, without those that it only passes on. `checked` is not among them: a program
-/// that does not know it must still find the checksum right.
+/// The fields that this version knows, without those that it only passes on.
 json known_fields(const LevelRecord& record) {
-  return {{"level", record.level.number},
-          {"file", record.file},
-          {"time", record.time},
-          {"virtual_size", record.virtual_size},
-          {"bytes_copied", record.bytes_copied},
-          {"file_size", record.file_size},
-          {"compression", record.compression},
-          {"bitmap", record.bitmap.value},
-          {"marked", record.marked},
-          {"qemu", record.qemu},
-          {"sha256", record.sha256 ? json(*record.sha256) : json(nullptr)}};
+  json object{{"level", record.level.number},
+              {"file", record.file},
+              {"time", record.time},
+              {"virtual_size", record.virtual_size},
+              {"bytes_copied", record.bytes_copied},
+              {"file_size", record.file_size},
+              {"compression", record.compression},
+              {"bitmap", record.bitmap.value},
+              {"marked", record.marked},
+              {"qemu", record.qemu},
+              {"sha256", record.sha256 ? json(*record.sha256) : json(nullptr)}};
+  if (record.checked) {
+    object["checked"] = true;
+  }
+  return object;
 }
 
 json known_fields(const Pending& pending) {
@@ -238,9 +241,6 @@ std::string checksum(const Manifest& manifest) {
 json to_json(const LevelRecord& record) {
   json object = record.other;
   object.update(known_fields(record));
-  if (record.checked) {
-    object["checked"] = true;
-  }
   return object;
 }
 
@@ -329,9 +329,6 @@ std::string format_manifest(const Manifest& manifest) {
   document.update(known_fields(manifest));
   for (std::size_t i = 0; i < manifest.levels.size(); ++i) {
     document["levels"][i] = to_json(manifest.levels[i]);
-  }
-  if (manifest.pending && manifest.pending->verified) {
-    document["pending"]["verified"] = to_json(*manifest.pending->verified);
   }
   document["checksum"] = checksum(manifest);
   return document.dump(2) + "\n";
