@@ -14,5 +14,5 @@ for target in qmp_message manifest; do
   mkdir -p "$corpus"
   echo "$target: $seconds seconds"
   "build/fuzz/bin/${target}_fuzz" -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=2048 \
-    -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/findings/ "$corpus" "tests/fuzz/seeds/$target"
+    -print_final_stats=1 -print_funcs=0 -verbosity=0 -artifact_prefix=build/fuzz/findings/ "$corpus" "tests/fuzz/seeds/$target"
 done
