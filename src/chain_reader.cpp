@@ -13,8 +13,6 @@
 namespace qmpbackup {
 namespace {
 
-constexpr ByteCount kLargestManifest = 64 * kMiB;
-
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
   if (!text) {

@@ -20,16 +20,10 @@ struct BitmapMeaning {
 };
 
 std::optional<BitmapMeaning> meaning_of(const BitmapName& bitmap) {
-  constexpr std::size_t kUuid = 36;
-  if (!bitmap.starts_with(kPrefix) || bitmap.value.size() < kPrefix.size() + kUuid + 1) {
-    return std::nullopt;
-  }
-  const std::string chain = bitmap.value.substr(kPrefix.size(), kUuid);
-  const auto level = parse_level_name(std::string_view(bitmap.value).substr(kPrefix.size() + kUuid + 1));
-  if (!ChainId::parse(chain) || !level) {
-    return std::nullopt;
-  }
-  return BitmapMeaning{chain, *level};
+  const auto chain = chain_of(bitmap);
+  const auto level =
+      chain ? parse_level_name(std::string_view(bitmap.value).substr(chain_prefix(*chain).size())) : std::nullopt;
+  return level ? std::optional(BitmapMeaning{chain->text(), *level}) : std::nullopt;
 }
 
 std::string describe(const Bitmap& bitmap) {

@@ -9,8 +9,6 @@
 namespace qmpbackup {
 namespace {
 
-constexpr ByteCount kLargestManifest = 64 * kMiB;
-
 void rename_if_there(const std::string& from, const std::string& to) {
   if (exists(from)) {
     rename_durably(from, to);

@@ -253,9 +253,7 @@ class Merge {
 }  // namespace
 
 void run_merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request) {
-  if (!is_folder(request.files.folder())) {
-    throw ChainError(fmt::format("there is no folder {}", request.files.folder()), "check -backupFile");
-  }
+  require_folder(request.files);
   std::optional<FileLock> lock;
   if (!request.dry_run) {  // which leaves no lock file either
     lock.emplace(request.files.lock_path());

@@ -97,6 +97,9 @@ class ManifestTooNew : public ChainError {
 /// among `levels`.
 std::optional<Level> level_below(const std::vector<LevelRecord>& levels, Level level);
 
+/// No chain's manifest is larger; no more of one is read.
+inline constexpr ByteCount kLargestManifest = 64 * kMiB;
+
 /// Throws ManifestDamaged or ManifestTooNew. Trusts nothing: names must be plain file names, levels must have no gap.
 Manifest parse_manifest(std::string_view text);
 

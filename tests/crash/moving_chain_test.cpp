@@ -76,9 +76,7 @@ class MovingChain : public testing::Test {
 };
 
 TEST_F(MovingChain, Readers_Who_May_Not_Write_See_Through_A_Merge_That_Was_Killed) {
-  if (::geteuid() != 0) {
-    GTEST_SKIP() << "needs root, to be another user";
-  }
+  QMPBACKUP_REQUIRE(std::string(::geteuid() == 0 ? "" : "being another user needs root"));
   int pending = 0;
   for (int step = 0;; ++step) {
     const MadeChain chain(4);
