@@ -54,7 +54,7 @@ QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
                          {"name", pending.bitmap.value},
                          {"persistent", plan.persistent},
                          {"granularity", kGranularity}}}});
-    if (pending.marked) {
+    if (pending.marks > 0) {
       actions.push_back({{"type", "block-dirty-bitmap-merge"},
                          {"data",
                           {{"node", plan.disk.node.value},
@@ -117,7 +117,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   std::vector<QmpCommand> commands;
   for (const DiskPlan& disk : plan.disks) {
     const LevelRecord* last = disk.previous_bitmap ? disk.intent.last() : nullptr;
-    if (last != nullptr && last->marked && disk.pending().marked) {
+    if (last != nullptr && last->marks > 0 && disk.pending().marks > 0) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       commands.push_back(add_scratch_node(scratch, disk.pending().virtual_size));
       const auto marks = add_marks(scratch, kOldMarks, last->virtual_size);
@@ -131,7 +131,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
                                      dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
                                      add_target(disk.pending())});
-    if (disk.pending().marked) {
+    if (disk.pending().marks > 0) {
       commands.push_back(add_scratch_node(scratch_node(disk.pending().chain), disk.pending().virtual_size));
       const auto marks = add_marks(scratch_node(disk.pending().chain), kMarks, disk.pending().virtual_size);
       commands.insert(commands.end(), marks.begin(), marks.end());
@@ -140,7 +140,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   commands.push_back(start_backup(plan.disks));
   for (const DiskPlan& disk : plan.disks) {
     const ChainId& chain = disk.pending().chain;
-    if (disk.pending().marked) {
+    if (disk.pending().marks > 0) {
       commands.push_back(delete_node(scratch_node(chain)));
     }
     commands.insert(commands.end(), {reopen_read_only(disk.pending()), delete_node(target_node(chain)),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 
@@ -260,7 +261,7 @@ class DiskPlanner {
                              .started = in_.now,
                              .device = disk_.label,
                              .vm = vm_.identity,
-                             .marked = vm_.features.human_monitor,
+                             .marks = vm_.features.human_monitor ? mark_offsets(node_.virtual_size).size() : 0,
                              .compression = compression(),
                              .virtual_size = node_.virtual_size,
                              .cluster_size = cluster,

@@ -235,7 +235,7 @@ class BackupRun {
     }
     for (const DiskPlan& plan : plans) {
       prepare_target(session_, plan);
-      if (plan.pending().marked) {
+      if (plan.pending().marks > 0) {
         const ByteCount size = plan.pending().virtual_size;
         make_marks(session_, scratch_node(plan.pending().chain), size, kMarks, size);
       }
@@ -243,7 +243,7 @@ class BackupRun {
     client_.execute(start_backup(plans));
     std::vector<Pending> runs;
     for (const DiskPlan& plan : plans) {
-      if (plan.pending().marked) {
+      if (plan.pending().marks > 0) {
         client_.execute(delete_node(scratch_node(plan.pending().chain)));
       }
       runs.push_back(plan.pending());

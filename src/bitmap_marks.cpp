@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 namespace qmpbackup {
 namespace {
 
@@ -23,11 +21,9 @@ std::vector<ByteCount> mark_offsets(ByteCount virtual_size) {
   }
   const auto granule_of = [](ByteCount offset) { return offset / kGranularity * kGranularity; };
   const ByteCount last = granule_of(virtual_size - 1);
-  std::vector<ByteCount> offsets;
-  for (const ByteCount distance : {kMiB, kGranularity, ByteCount{0}}) {
-    if (last >= distance) {
-      offsets.push_back(last - distance);
-    }
+  std::vector<ByteCount> offsets{last};
+  for (ByteCount distance = kGranularity; distance != 0 && distance <= last; distance *= 4) {
+    offsets.push_back(last - distance);
   }
   return offsets;
 }

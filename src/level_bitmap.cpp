@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "qmpbackup/bitmap_marks.hpp"
+
 namespace qmpbackup {
 
 std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
@@ -31,7 +33,7 @@ std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::op
     return fmt::format("the disk has grown from {} to {} bytes, and a {} disk does not say what the new part holds",
                        last.virtual_size, node.virtual_size, node.driver);
   }
-  if (last.marked && marks_intact == false) {
+  if (last.marks > 0 && marks_intact == false) {
     return fmt::format("the disk was shrunk and grown, or its bitmap cleared, since level {}", level_name(last.level));
   }
   return {};
@@ -40,8 +42,8 @@ std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::op
 const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
   const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
   const Node* node = vm.find_node(disk.node);
-  if (last == nullptr || node == nullptr || !last->marked || !vm.features.human_monitor ||
-      node->virtual_size < last->virtual_size) {
+  if (last == nullptr || node == nullptr || !vm.features.human_monitor || node->virtual_size < last->virtual_size ||
+      last->marks == 0 || last->marks != mark_offsets(last->virtual_size).size()) {
     return nullptr;
   }
   const Bitmap* bitmap = node->find_bitmap(last->bitmap);

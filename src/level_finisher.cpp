@@ -69,7 +69,7 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
   record.bytes_copied = job->current;
   record.compression = pending.compression;
   record.bitmap = pending.bitmap;
-  record.marked = pending.marked;
+  record.marks = pending.marks;
   record.qemu = session.client.qemu_version();
   const auto info = regular_file_info(partial);
   record.file_size = info ? info->size : 0;

@@ -70,6 +70,14 @@ class Fields {
     return value.get<ByteCount>();
   }
 
+  std::size_t count(const char* key) {
+    const json value = take(key);
+    if (!value.is_number_unsigned()) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a count", key, where_));
+    }
+    return value.get<std::size_t>();
+  }
+
   bool flag(const char* key) {
     const json value = take_if_present(key).value_or(false);
     if (!value.is_boolean()) {
@@ -114,7 +122,7 @@ LevelRecord parse_record(json object) {
   record.file_size = fields.bytes("file_size");
   record.compression = fields.text("compression");
   record.bitmap = {fields.text("bitmap")};
-  record.marked = fields.flag("marked");
+  record.marks = fields.count("marks");
   record.qemu = fields.text("qemu");
   if (fields.has("sha256")) {
     record.sha256 = fields.text("sha256");
@@ -144,7 +152,7 @@ Pending parse_pending(json object) {
                   .started = fields.text("started"),
                   .device = fields.text("device"),
                   .vm = parse_vm(fields.take("vm")),
-                  .marked = fields.flag("marked"),
+                  .marks = fields.count("marks"),
                   .compression = fields.text("compression"),
                   .virtual_size = fields.bytes("virtual_size"),
                   .cluster_size = fields.bytes("cluster_size"),
@@ -172,7 +180,7 @@ json known_fields(const LevelRecord& record) {
               {"file_size", record.file_size},
               {"compression", record.compression},
               {"bitmap", record.bitmap.value},
-              {"marked", record.marked},
+              {"marks", record.marks},
               {"qemu", record.qemu},
               {"sha256", record.sha256 ? json(*record.sha256) : json(nullptr)}};
   if (record.checked) {
@@ -191,7 +199,7 @@ json known_fields(const Pending& pending) {
               {"started", pending.started},
               {"device", pending.device},
               {"vm", {{"name", pending.vm.name}, {"uuid", pending.vm.uuid}}},
-              {"marked", pending.marked},
+              {"marks", pending.marks},
               {"compression", pending.compression},
               {"virtual_size", pending.virtual_size},
               {"cluster_size", pending.cluster_size},

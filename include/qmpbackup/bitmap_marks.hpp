@@ -10,24 +10,24 @@
 
 namespace qmpbackup {
 
-/// Marks: granules near the disk's end that a level's bitmap holds as dirty from its first moment on.
+/// Marks: granules that a level's bitmap holds as dirty from its first moment on, denser towards the disk's end.
 ///
 /// A disk that is shrunk and grown again between two levels reads zeros where it was cut off, and QEMU does not note
 /// that in any bitmap: the next level would silently keep the old content there. But shrinking cuts the marks off the
-/// bitmap too, and so does clearing it. When the marks are gone, only a new full is right. The price is at most two
-/// granules in every incremental.
+/// bitmap too, and so does clearing it. When one mark is gone, only a new full is right. The price is 64 KiB for each
+/// in every incremental: ten marks on a disk of 8 GiB, fifteen on one of 8 TiB.
 ///
-/// The marks are the last granule, the one before it, and the one 1 MiB before the last. A guest may write to a mark
-/// between the two resizes and so renew it: partition tools write at the very end. A cut of more than a granule takes
-/// the last two away, one of more than 1 MiB all three; it stays hidden only where the guest renewed every mark that
-/// was cut off.
+/// The marks are the last granule, and the granules 64 KiB, 256 KiB, 1 MiB ... 4^n times 64 KiB before it. A guest that
+/// writes to a mark after the growing renews it: partition tools write at the very end, so one mark would not do. A cut
+/// of up to two granules cannot hide: it takes away marks only, and what is renewed is copied. A larger one stays
+/// hidden only where the guest renewed every mark that was cut off, and yet not all of what was.
 ///
 /// QMP cannot mark a chosen part of a bitmap. A write to a scratch node of the disk's size (null-co, which stores
 /// nothing) does, and `block-dirty-bitmap-merge` carries the marks over in the transaction that makes the level's
 /// bitmap.
 inline constexpr ByteCount kGranularity = 64 * kKiB;
 
-/// Where the marks of a disk of `virtual_size` bytes are: offsets of granules, ascending, one to three.
+/// Where the marks of a disk of `virtual_size` bytes are: offsets of granules, descending.
 std::vector<ByteCount> mark_offsets(ByteCount virtual_size);
 
 /// Makes the scratch node.

@@ -29,7 +29,7 @@ struct LevelRecord {
   ByteCount file_size = 0;
   std::string compression;  ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
   BitmapName bitmap;        ///< holds what was written since `time`
-  bool marked = false;      ///< the bitmap began with the marks of bitmap_marks.hpp
+  std::size_t marks = 0;    ///< so many the bitmap began with (bitmap_marks.hpp)
   std::string qemu;         ///< version
   std::optional<std::string> sha256;
   bool checked = false;                             ///< `qemu-img check` passed on the bytes that have this sha256
@@ -48,7 +48,7 @@ struct Pending {
   std::string started;  ///< RFC 3339 in UTC
   std::string device;
   VmIdentity vm;
-  bool marked = false;
+  std::size_t marks = 0;
   std::string compression;
   ByteCount virtual_size = 0;
   ByteCount cluster_size = 0;          ///< of the partial file

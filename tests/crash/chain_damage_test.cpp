@@ -165,7 +165,7 @@ TEST_F(Chain_Damage, Without_The_Human_Monitor_It_Works_Unmarked) {
   begin();
   scene_->hide_from_schema({"human-monitor-command"});
   expect_goes_on();
-  EXPECT_EQ(scene_->manifest().at("levels").back().at("marked"), false);
+  EXPECT_EQ(scene_->manifest().at("levels").back().at("marks"), 0);
 }
 
 TEST_F(Chain_Damage, Without_Descriptors_It_Works_By_Path) {

@@ -72,6 +72,15 @@ TEST_F(Changes, Shrunk_A_Little_And_Grown_Needs_A_New_Full_Though_The_Guest_Writ
   EXPECT_EQ(scene_->recover_and_check(), Violations{});
 }
 
+TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Much_Of_It) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  vm().write(Scene::disk, 4 * MiB - 128 * KiB, 128 * KiB, 9);
+  vm().write(Scene::disk, 3 * MiB - 64 * KiB, 64 * KiB, 9);
+  expect_new_full_needed();
+}
+
 TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Across_A_Restart) {
   begin();
   scene_->resize(2 * MiB);

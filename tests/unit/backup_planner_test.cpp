@@ -273,7 +273,7 @@ TEST_F(PlannerTest, Goes_On_Where_Marks_Were_Not_Made_Or_Not_Looked_At) {
   disk_.marks_intact.reset();
   EXPECT_NO_THROW(plan());
   disk_.marks_intact = false;
-  manifest().levels.back().marked = false;
+  manifest().levels.back().marks = 0;
   EXPECT_NO_THROW(plan());
 }
 

@@ -197,7 +197,7 @@ TEST_F(FilesOfAChain, Of_Another_Program_Are_Adopted_With_Its_Bitmap) {
   EXPECT_EQ(adopted.levels[2].file, "d.inc1.qcow2");
   EXPECT_EQ(adopted.levels[2].bitmap, kForeignBitmap);
   EXPECT_EQ(adopted.levels[2].virtual_size, kMiB);
-  EXPECT_FALSE(adopted.levels[2].marked);
+  EXPECT_EQ(adopted.levels[2].marks, 0U);
 }
 
 TEST_F(FilesOfAChain, Of_Another_Program_Are_Not_Adopted_With_A_Gap_Or_A_Fault) {

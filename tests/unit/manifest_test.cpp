@@ -21,7 +21,7 @@ LevelRecord record(int number) {
   made.file_size = 458752;
   made.compression = "zstd";
   made.bitmap = {"qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-" + level_name(made.level)};
-  made.marked = true;
+  made.marks = 5;
   made.qemu = "7.2.22";
   made.sha256 = std::string(64, 'a');
   return made;
@@ -56,7 +56,7 @@ Pending pending_of(const Manifest& manifest) {
           .started = "2026-11-23T02:00:00Z",
           .device = "drive0",
           .vm = manifest.vm,
-          .marked = true,
+          .marks = 5,
           .compression = "none",
           .virtual_size = kMiB + 512,
           .cluster_size = 64 * kKiB,
@@ -89,7 +89,7 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   Manifest manifest = manifest_of(2);
   manifest.replaces = ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
   manifest.levels[1].sha256.reset();
-  manifest.levels[1].marked = false;
+  manifest.levels[1].marks = 0;
   manifest.levels[2].checked = true;
   manifest.pending = pending_of(manifest);
   const std::string text = format_manifest(manifest);
@@ -109,11 +109,11 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   EXPECT_EQ(level.file_size, 458752U);
   EXPECT_EQ(level.compression, "zstd");
   EXPECT_EQ(level.bitmap, manifest.levels[2].bitmap);
-  EXPECT_TRUE(level.marked);
+  EXPECT_EQ(level.marks, 5U);
   EXPECT_EQ(level.qemu, "7.2.22");
   EXPECT_EQ(level.sha256, std::string(64, 'a'));
   EXPECT_FALSE(again.levels[1].sha256);
-  EXPECT_FALSE(again.levels[1].marked);
+  EXPECT_EQ(again.levels[1].marks, 0U);
   EXPECT_TRUE(level.checked);
   EXPECT_FALSE(again.levels[1].checked);
   EXPECT_EQ(again.last()->level, Level{1});
@@ -141,7 +141,8 @@ TEST(Manifest, Round_Trip_Keeps_The_Intent_Of_A_Run) {
   EXPECT_EQ(again.started, "2026-11-23T02:00:00Z");
   EXPECT_EQ(again.device, "drive0");
   EXPECT_EQ(again.vm.uuid, manifest.vm.uuid);
-  EXPECT_TRUE(again.marked && again.adopts && again.was_running);
+  EXPECT_EQ(again.marks, 5U);
+  EXPECT_TRUE(again.adopts && again.was_running);
   EXPECT_EQ(again.compression, "none");
   EXPECT_EQ(again.virtual_size, kMiB + 512);
   EXPECT_EQ(again.cluster_size, 64 * kKiB);

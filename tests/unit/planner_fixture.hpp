@@ -6,6 +6,7 @@
 #include <string>
 
 #include "qmpbackup/backup_commands.hpp"
+#include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup::test {
@@ -98,7 +99,7 @@ class PlannerTest : public testing::Test {
       record.virtual_size = kGiB;
       record.file_size = 1000;
       record.bitmap = level_bitmap(kChain, record.level);
-      record.marked = true;
+      record.marks = mark_offsets(kGiB).size();
       manifest().levels.push_back(record);
       disk_.chain.files.push_back(file_of(number));
     }

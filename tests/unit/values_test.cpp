@@ -147,26 +147,27 @@ TEST(Sha256, Equals_Known_Vectors) {
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
 }
 
-TEST(Marks, Lie_In_The_Last_Two_Granules_And_1_MiB_Before_The_End) {
+TEST(Marks, Lie_At_The_End_And_Ever_Further_Before_It) {
   EXPECT_EQ(mark_offsets(0), std::vector<ByteCount>{});
   EXPECT_EQ(mark_offsets(512), std::vector<ByteCount>{0});
-  EXPECT_EQ(mark_offsets(kMiB), (std::vector<ByteCount>{kMiB - 2 * kGranularity, kMiB - kGranularity}));
-  EXPECT_EQ(mark_offsets(kMiB + 512), (std::vector<ByteCount>{0, kMiB - kGranularity, kMiB}));
-  EXPECT_EQ(mark_offsets(8 * kMiB),
-            (std::vector<ByteCount>{7 * kMiB - kGranularity, 8 * kMiB - 2 * kGranularity, 8 * kMiB - kGranularity}));
+  EXPECT_EQ(mark_offsets(kMiB), (std::vector<ByteCount>{15 * kGranularity, 14 * kGranularity, 11 * kGranularity}));
+  EXPECT_EQ(mark_offsets(kMiB + 512),
+            (std::vector<ByteCount>{16 * kGranularity, 15 * kGranularity, 12 * kGranularity, 0}));
+  EXPECT_EQ(mark_offsets(8 * kGiB).size(), 10U);
+  EXPECT_EQ(mark_offsets(8192 * kGiB).size(), 15U);
 }
 
 TEST(Marks, Are_Granules_Inside_The_Disk_Whatever_Its_Size) {
   for (ByteCount size = 512; size < 4 * kMiB; size += 512 * 7) {
-    ByteCount before = 0;
-    for (const ByteCount offset : mark_offsets(size)) {
-      EXPECT_EQ(offset % kGranularity, 0U) << size;
-      EXPECT_LE(offset + 512, size) << size;
-      EXPECT_GE(offset, before) << size;
-      before = offset;
+    const auto offsets = mark_offsets(size);
+    EXPECT_EQ(offsets.front(), (size - 1) / kGranularity * kGranularity) << size;
+    for (std::size_t i = 0; i < offsets.size(); ++i) {
+      EXPECT_EQ(offsets[i] % kGranularity, 0U) << size;
+      EXPECT_LE(offsets[i] + 512, size) << size;
+      EXPECT_TRUE(i == 0 || offsets[i] < offsets[i - 1]) << size;
     }
-    EXPECT_EQ(before, (size - 1) / kGranularity * kGranularity) << size;
   }
+  EXPECT_LE(mark_offsets(std::numeric_limits<ByteCount>::max()).size(), 25U);
 }
 
 }  // namespace
