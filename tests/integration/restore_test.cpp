@@ -119,6 +119,22 @@ TEST_F(RestoreTest, Copy_Is_Sparse) {
   }
 }
 
+TEST_F(RestoreTest, Raw_Copy_Is_Made_With_Linux_Aio_And_Where_There_Is_None) {
+  fs::create_directory(folder_ / "bin");
+  for (const char* fails : {"*'-O raw'*", "*aio=native*"}) {
+    write_file(
+        folder_ / "bin/qemu-img",
+        fmt::format("#!/bin/sh\ncase \"$*\" in {}) exit 1;; esac\nPATH=${{PATH#*:}}\nexec qemu-img \"$@\"\n", fails));
+    fs::permissions(folder_ / "bin/qemu-img", fs::perms{0755});
+    const ProgramResult result =
+        run_program(restore_command({"--format", "raw", "--output", folder_ / "copy.raw"}),
+                    {.environment = {{"PATH", (folder_ / "bin").string() + ":" + std::getenv("PATH")}}});
+    EXPECT_EQ(result.exit_code, 0) << fails << result.err;
+    EXPECT_TRUE(read_file(folder_ / "copy.raw") == contents_[1]) << fails;
+    fs::remove(folder_ / "copy.raw");
+  }
+}
+
 TEST_F(RestoreTest, File_That_Appears_Meanwhile_Is_Not_Overwritten) {
   const fs::path output = folder_ / "late.raw";
   BackgroundProgram run(restore_command({"--format", "raw", "--output", output}));
