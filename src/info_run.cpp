@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "qmpbackup/chain_on_disk.hpp"
 #include "qmpbackup/session.hpp"
 #include "qmpbackup/table.hpp"
@@ -32,14 +30,14 @@ std::string describe(const Bitmap& bitmap) {
                             : bitmap.busy       ? "busy"
                             : !bitmap.recording ? "not recording"
                                                 : format_size(bitmap.dirty) + " dirty";
-  const std::string kept = bitmap.persistent ? "" : ", lost when QEMU exits";
   if (meaning) {
-    return fmt::format("chain {}: next level {}, {}{}", meaning->chain, level_name(meaning->level.next()), state, kept);
+    return fmt::format("chain {}, since {}: {}", meaning->chain, level_name(meaning->level), state);
   }
-  if (bitmap.name == kForeignBitmap) {
-    return fmt::format("{} of the Go tool (--adopt), {}{}", bitmap.name.value, state, kept);
-  }
-  return fmt::format("foreign bitmap {}, {}{}", bitmap.name.value, state, kept);
+  const std::string kept = bitmap.persistent ? "" : ", lost when QEMU exits";
+  return fmt::format("{}: {}{}",
+                     bitmap.name == kForeignBitmap ? bitmap.name.value + " of the Go tool (--adopt)"
+                                                   : "foreign bitmap " + bitmap.name.value,
+                     state, kept);
 }
 
 /// What a backup of the disk would meet now.
@@ -47,10 +45,15 @@ std::string outlook(const VmState& vm, const Disk& disk, const Node& node) {
   if (const Job* job = job_on(vm, disk)) {
     return fmt::format("no backup now: the {} job {} works on it", job->type, job->id.value);
   }
-  const bool has_next = std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [](const Bitmap& bitmap) {
-    return meaning_of(bitmap.name) && !bitmap.inconsistent && bitmap.recording;
-  });
-  return has_next ? "an incremental is possible" : "the next backup is a full";
+  std::vector<std::string> levels;
+  for (const Bitmap& bitmap : node.bitmaps) {
+    const auto meaning = meaning_of(bitmap.name);
+    if (meaning && !bitmap.inconsistent && bitmap.recording) {
+      levels.push_back(level_name(meaning->level.next()) + (bitmap.persistent ? "" : " (until QEMU exits)"));
+    }
+  }
+  return levels.empty() ? "the next backup is a full"
+                        : fmt::format("an incremental is possible: next level {}", fmt::join(levels, ", or "));
 }
 
 json to_json(const Bitmap& bitmap) {

@@ -17,6 +17,17 @@ using Kind = ImageRun::Kind;
 
 constexpr std::chrono::hours kLongest{7 * 24};
 
+/// As kWhatIsProved has them, whatever ended first.
+std::vector<std::string> in_order(const std::vector<std::string>& proved) {
+  std::vector<std::string> ordered;
+  for (const CheckMeaning& meaning : kWhatIsProved) {
+    if (std::find(proved.begin(), proved.end(), meaning.name) != proved.end()) {
+      ordered.emplace_back(meaning.name);
+    }
+  }
+  return ordered;
+}
+
 class LevelChecker {
  public:
   LevelChecker(EventLoop& loop, const std::vector<LevelView>& levels, const LevelCheckOptions& options,
@@ -107,7 +118,9 @@ class LevelChecker {
   bool advance() {
     work();
     while (told_ < states_.size() && states_[told_].hashed && states_[told_].runs_left == 0) {
-      on_verdict_(told_, states_[told_].verdict);
+      LevelVerdict& verdict = states_[told_].verdict;
+      verdict.proved = in_order(verdict.proved);
+      on_verdict_(told_, verdict);
       ++told_;
     }
     return told_ < states_.size();

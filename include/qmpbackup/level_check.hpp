@@ -32,8 +32,8 @@ struct CheckMeaning {
 inline constexpr CheckMeaning kWhatIsProved[] = {
     {"file", "a file of its own; its size, disk size and backing link are right"},
     {"sha256", "these are the bytes that were committed"},
-    {"structure", "qemu-img check finds no damage in the qcow2 tables (now, or at the commit of these bytes)"},
-    {"completeness", "it holds all that was copied (seen now, or at the commit of these bytes)"},
+    {"structure", "qemu-img check finds the tables sound, now or when committed"},
+    {"completeness", "it holds all that was copied, seen now or when committed"},
     {"read", "every cluster can be read and decompressed"},
 };
 

@@ -286,7 +286,7 @@ TEST_F(InfoTest, Shows_Disks_Bitmaps_And_Jobs_And_Marks_What_Is_Foreign) {
   EXPECT_EQ(disk.at("device"), "disk0");
   EXPECT_EQ(disk.at("format"), "qcow2");
   EXPECT_EQ(disk.at("virtual_size"), disk_size);
-  EXPECT_EQ(disk.at("outlook"), "an incremental is possible");
+  EXPECT_EQ(disk.at("outlook"), "an incremental is possible: next level inc0");
   std::map<std::string, json> bitmaps;
   for (const json& bitmap : disk.at("bitmaps")) {
     bitmaps[bitmap.at("name").get<std::string>()] = bitmap;
@@ -308,7 +308,7 @@ TEST_F(InfoTest, Shows_Disks_Bitmaps_And_Jobs_And_Marks_What_Is_Foreign) {
   EXPECT_TRUE(contains(busy.at("disks")[0].at("outlook").get<std::string>(), "foreign")) << busy.dump(2);
   const ProgramResult text = run_program(tool("info", "-socket", vm().socket()));
   EXPECT_EQ(text.exit_code, 0);
-  for (const char* part : {"job foreign (foreign): backup, running", "foreign bitmap theirs", "next level inc0"}) {
+  for (const char* part : {"job foreign (foreign): backup, running", "foreign bitmap theirs", ", since full: "}) {
     EXPECT_TRUE(contains(text.out, part)) << part << "\n" << text.out;
   }
 }
