@@ -3,7 +3,8 @@
 #   bash tests/run.sh                            every test
 #   bash tests/run.sh -L unit                    those with a label: unit, cli, integration, crash
 #   bash tests/run.sh -R Incremental             those whose name matches
-#   bash tests/run.sh --preset asan -L 'unit|cli'
+#   bash tests/run.sh --preset asan              unit tests with sanitizers, and the program; then the other tests with that:
+#   QMPBACKUP_TEST_TOOL=$PWD/build/asan/bin/qmpbackup bash tests/run.sh -L integration
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

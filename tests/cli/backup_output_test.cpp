@@ -246,7 +246,7 @@ TEST_F(BackupOutput, A_Hint_Can_Be_Typed_As_It_Stands) {
   const std::string error = run_program(argv).err;
   const std::size_t at = error.find("qmpbackup -socket");
   ASSERT_NE(at, std::string::npos) << error;
-  const std::string command = QMPBACKUP_BINARY + error.substr(at + std::string("qmpbackup").size());
+  const std::string command = tool_binary() + error.substr(at + std::string("qmpbackup").size());
   EXPECT_EQ(run_program({"/bin/sh", "-c", command}).exit_code, 0) << command;
   EXPECT_TRUE(std::filesystem::exists(base() + " it's.full.qcow2"));
 }

@@ -218,7 +218,7 @@ class WithASleeper : public ChainCommands {
     std::filesystem::create_directory(path("bin"));
     write_file(path("bin/" + sleeper), "#!/bin/sh\n>'" + path("asleep") + "'\nexec sleep 60\n");
     std::filesystem::permissions(path("bin/" + sleeper), std::filesystem::perms{0755});
-    arguments.insert(arguments.begin(), {QMPBACKUP_BINARY, "restore", "-backupFile", path("d")});
+    arguments.insert(arguments.begin(), {tool_binary(), "restore", "-backupFile", path("d")});
     RunOptions options;
     options.environment["PATH"] = path("bin") + ":" + std::getenv("PATH");
     BackgroundProgram program(arguments, options);
@@ -252,7 +252,7 @@ TEST_F(WithASleeper, Export_That_Is_Ended_Before_It_Is_Served_Says_So) {
 
 TEST_F(ChainCommands, Export_Prints_Commands_That_Work_Whatever_The_Socket_Is_Called) {
   QMPBACKUP_REQUIRE_PROGRAM("qemu-nbd");
-  BackgroundProgram server({QMPBACKUP_BINARY, "restore", "-backupFile", path("d"), "--export", path("e x%25&'.sock")});
+  BackgroundProgram server(tool("restore", "-backupFile", path("d"), "--export", path("e x%25&'.sock")));
   const std::string lead = "look into it:";
   while (server.running() && server.out().find(lead) == std::string::npos) {
   }
@@ -278,7 +278,7 @@ TEST_F(ChainCommands, Names_That_QEMU_Cannot_Take_And_A_Lost_Working_Folder_Are_
   expect_refusal(run({"restore", "-backupFile", "d", "--output", "o"}, there), 1, "is not valid UTF-8");
   const ProgramResult lost =
       run_program({"sh", "-c", R"(mkdir "$2"; cd "$2"; rmdir "$2"; exec "$0" restore -backupFile "$1" --output o)",
-                   QMPBACKUP_BINARY, path("d"), path("lost")});
+                   tool_binary(), path("d"), path("lost")});
   expect_refusal(lost, 1, "cannot use o: No such file or directory; check that it is there");
 }
 

@@ -196,7 +196,7 @@ TEST_F(CliTest, A_Usage_Error_Comes_As_Json_However_It_Was_Asked_For) {
 
 TEST_F(CliTest, A_Result_That_Cannot_Be_Written_Is_An_Error_And_A_Reader_That_Left_Is_None) {
   const auto shell = [&](const std::string& script) {
-    return run_program({"/bin/sh", "-c", script, QMPBACKUP_BINARY, path("drive0")});
+    return run_program({"/bin/sh", "-c", script, tool_binary(), path("drive0")});
   };
   ASSERT_EQ(run_program({"qemu-img", "create", "-q", "-f", "qcow2", path("drive0.full.qcow2"), "1M"}).exit_code, 0);
   ASSERT_EQ(run_program({"qemu-io", "-c", "write 0 64k", path("drive0.full.qcow2")}).exit_code, 0);
@@ -209,7 +209,7 @@ TEST_F(CliTest, A_Result_That_Cannot_Be_Written_Is_An_Error_And_A_Reader_That_Le
 
 TEST_F(CliTest, A_Closed_Stdout_Does_Not_Hide_The_Exit_Code) {
   const ProgramResult result =
-      run_program({"/bin/sh", "-c", std::string("exec \"$0\" --json -inc x >&-"), QMPBACKUP_BINARY});
+      run_program({"/bin/sh", "-c", std::string("exec \"$0\" --json -inc x >&-"), tool_binary()});
   EXPECT_EQ(result.exit_code, 2);
 }
 

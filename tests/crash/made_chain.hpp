@@ -65,7 +65,7 @@ class MadeChain {
 
   ProgramResult run(const std::string& command, std::vector<std::string> more = {},
                     const RunOptions& options = {}) const {
-    more.insert(more.begin(), {QMPBACKUP_BINARY, command, "-backupFile", base()});
+    more.insert(more.begin(), {tool_binary(), command, "-backupFile", base()});
     return run_program(more, options);
   }
 

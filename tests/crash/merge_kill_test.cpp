@@ -55,7 +55,7 @@ class Merge : public testing::Test {
 
   static ProgramResult on_chain(const Scene& scene, const std::string& command, std::vector<std::string> more,
                                 const RunOptions& options = {}) {
-    more.insert(more.begin(), {QMPBACKUP_BINARY, command, "-backupFile", scene.base()});
+    more.insert(more.begin(), {tool_binary(), command, "-backupFile", scene.base()});
     return run_program(more, options);
   }
 
@@ -152,8 +152,7 @@ TEST_F(Merge, Killed_At_Any_Time_Leaves_The_Old_Chain_Or_The_New_One) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene));
     const int through = through_of(scene);
     const int newest = scene.levels().back();
-    BackgroundProgram program(
-        {QMPBACKUP_BINARY, "merge", "-backupFile", scene.base(), "-inc", std::to_string(through)});
+    BackgroundProgram program(tool("merge", "-backupFile", scene.base(), "-inc", std::to_string(through)));
     const int signal = round % 3 == 0 ? SIGTERM : SIGKILL;
     if (!program.finished_within(std::chrono::milliseconds(5 + scene.below(250)))) {
       Scene::count_fault();

@@ -240,7 +240,7 @@ TEST_F(MovingChain, Merge_Ends_Soon_After_Ctrl_C_While_It_Copies_The_Next_Level)
   chain.manifest().levels.back().sha256.reset();
   chain.write_manifest();
   const auto before = read_file(chain.file(-1));
-  BackgroundProgram merge({QMPBACKUP_BINARY, "merge", "-backupFile", chain.base(), "-inc", "0", "--no-space-check"});
+  BackgroundProgram merge(tool("merge", "-backupFile", chain.base(), "-inc", "0", "--no-space-check"));
   const std::string copy = chain.file(1).string() + ".partial";
   while (merge.running() && !fs::exists(copy)) {
   }

@@ -148,7 +148,7 @@ TEST_F(OtherUserTest, Qemu_Needs_No_Right_On_The_Backup_Folder) {
 TEST_F(OtherUserTest, Folder_That_May_Not_Be_Written_Is_Refused) {
   const RunOptions as_nobody{.user = "nobody"};
   const fs::path binary = folder_ / "qmpbackup";  // where nobody may run it, wherever it was built
-  fs::copy_file(QMPBACKUP_BINARY, binary);
+  fs::copy_file(tool_binary(), binary);
   fs::permissions(backups(), fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec |
                                  fs::perms::others_read | fs::perms::others_exec);
   auto command = backup_command(vm().socket(), base(), "disk0");

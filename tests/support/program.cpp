@@ -6,11 +6,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <stdexcept>
 
 #include "support/spawn.hpp"
 
 namespace qmpbackup::test {
+
+std::string tool_binary() {
+  const char* chosen = std::getenv("QMPBACKUP_TEST_TOOL");
+  return chosen != nullptr ? chosen : QMPBACKUP_BINARY;
+}
 
 namespace {
 

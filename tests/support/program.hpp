@@ -33,10 +33,13 @@ struct ProgramResult {
   double seconds = 0;
 };
 
-// The command line of the tool under test: {QMPBACKUP_BINARY, arguments...}.
+// The tool under test: $QMPBACKUP_TEST_TOOL, or the one that was built with the tests.
+std::string tool_binary();
+
+// Its command line.
 template <typename... Arguments>
 std::vector<std::string> tool(const Arguments&... arguments) {
-  return {QMPBACKUP_BINARY, std::string(arguments)...};
+  return {tool_binary(), std::string(arguments)...};
 }
 
 // Runs to the end. A program that is still there after the timeout gets SIGKILL, and `timed_out` is set.
