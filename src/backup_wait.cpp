@@ -13,7 +13,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kLookAgain = 250ms;  // in case an event was missed, and for progress
-constexpr auto kEndTakes = 10s;     // from QEMU's farewell to the end of the connection
 
 constexpr auto kStorageHint = "check the target's storage and free space, then try again; the chain is as it was";
 

@@ -137,6 +137,7 @@ struct ChildDescriptors {
 
 pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherited) {
   std::vector<char*> arguments;
+  arguments.reserve(argv.size() + 1);
   for (const std::string& argument : argv) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
@@ -210,9 +211,10 @@ std::size_t processors() {
 }
 
 void require_program(const std::string& name) {
-  std::istringstream path(std::string(std::getenv("PATH") == nullptr ? "" : std::getenv("PATH")));
+  const char* folders = std::getenv("PATH");
+  std::istringstream path(folders == nullptr ? "" : folders);
   for (std::string folder; std::getline(path, folder, ':');) {
-    if (::access((folder + "/" + name).c_str(), X_OK) == 0) {
+    if (::access(folder.append("/").append(name).c_str(), X_OK) == 0) {
       return;
     }
   }

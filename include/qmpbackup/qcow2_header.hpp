@@ -10,7 +10,7 @@
 namespace qmpbackup {
 
 /// How much of a file parse_qcow2_header needs at most: the header and the longest backing file name.
-inline constexpr std::size_t kQcow2HeaderBytes = 64 * 1024;
+inline constexpr std::size_t kQcow2HeaderBytes = 64 * kKiB;
 
 /// What a qcow2 file says about itself (docs/interop/qcow2.txt).
 struct Qcow2Header {
