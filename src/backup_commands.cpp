@@ -44,10 +44,26 @@ QmpCommand add_target(const Pending& pending) {
            {"backing", nullptr}}};
 }
 
+QmpCommand transaction(nlohmann::json actions) {
+  return {"transaction", {{"actions", std::move(actions)}}};
+}
+
+bool compares_marks(const DiskPlan& plan) {
+  const LevelRecord* last = plan.previous_bitmap ? plan.intent.last() : nullptr;
+  return last != nullptr && plan.pending().marks > 0 && last->marks == count_marks(last->virtual_size) &&
+         last->virtual_size <= plan.pending().virtual_size;
+}
+
 QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
   nlohmann::json actions = nlohmann::json::array();
   for (const DiskPlan& plan : plans) {
     const Pending& pending = plan.pending();
+    if (compares_marks(plan)) {
+      for (nlohmann::json& action :
+           compare_with_marks(scratch_node(pending.chain), plan.disk.node, *plan.previous_bitmap)) {
+        actions.push_back(std::move(action));
+      }
+    }
     actions.push_back({{"type", "block-dirty-bitmap-add"},
                        {"data",
                         {{"node", plan.disk.node.value},
@@ -79,7 +95,7 @@ QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
     }
     actions.push_back({{"type", "blockdev-backup"}, {"data", std::move(backup)}});
   }
-  return {"transaction", {{"actions", std::move(actions)}}};
+  return transaction(std::move(actions));
 }
 
 QmpCommand reopen_read_only(const Pending& pending) {
@@ -115,15 +131,15 @@ std::vector<Access> accesses(const DiskPlan& plan) {
 
 std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   std::vector<QmpCommand> commands;
+  const auto append = [&](const std::vector<QmpCommand>& more) {
+    commands.insert(commands.end(), more.begin(), more.end());
+  };
   for (const DiskPlan& disk : plan.disks) {
-    const LevelRecord* last = disk.previous_bitmap ? disk.intent.last() : nullptr;
-    if (last != nullptr && last->marks > 0 && disk.pending().marks > 0) {
+    if (compares_marks(disk)) {
       const NodeName scratch = scratch_node(disk.pending().chain);
-      commands.push_back(add_scratch_node(scratch, disk.pending().virtual_size));
-      const auto marks = add_marks(scratch, kOldMarks, last->virtual_size);
-      commands.insert(commands.end(), marks.begin(), marks.end());
-      commands.insert(commands.end(),
-                      {compare_with_marks(scratch, disk.disk.node, last->bitmap), delete_node(scratch)});
+      append({add_scratch_node(scratch, disk.pending().virtual_size)});
+      append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
+      append({transaction(compare_with_marks(scratch, disk.disk.node, *disk.previous_bitmap)), delete_node(scratch)});
     }
   }
   for (const DiskPlan& disk : plan.disks) {
@@ -132,9 +148,12 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
                                      dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
                                      add_target(disk.pending())});
     if (disk.pending().marks > 0) {
-      commands.push_back(add_scratch_node(scratch_node(disk.pending().chain), disk.pending().virtual_size));
-      const auto marks = add_marks(scratch_node(disk.pending().chain), kMarks, disk.pending().virtual_size);
-      commands.insert(commands.end(), marks.begin(), marks.end());
+      const NodeName scratch = scratch_node(disk.pending().chain);
+      append({add_scratch_node(scratch, disk.pending().virtual_size)});
+      if (compares_marks(disk)) {
+        append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
+      }
+      append(add_marks(scratch, kMarks, disk.pending().virtual_size));
     }
   }
   commands.push_back(start_backup(plan.disks));

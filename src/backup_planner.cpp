@@ -261,7 +261,7 @@ class DiskPlanner {
                              .started = in_.now,
                              .device = disk_.label,
                              .vm = vm_.identity,
-                             .marks = vm_.features.human_monitor ? mark_offsets(node_.virtual_size).size() : 0,
+                             .marks = vm_.features.human_monitor ? count_marks(node_.virtual_size) : 0,
                              .compression = compression(),
                              .virtual_size = node_.virtual_size,
                              .cluster_size = cluster,

@@ -33,17 +33,20 @@ const Bitmap& bitmap_on(const std::vector<Node>& nodes, const NodeName& node, co
   throw Error(fmt::format("QEMU lost the bitmap {} of its node {}", bitmap.value, node.value));
 }
 
-/// Makes the scratch node with a bitmap that holds the marks of a disk of `marked_size` bytes.
-void make_marks(Session& session, const NodeName& scratch, ByteCount size, const BitmapName& name,
-                ByteCount marked_size) {
-  session.client.execute(add_scratch_node(scratch, size));
+/// Puts a bitmap on the scratch node that holds the marks of a disk of `marked_size` bytes.
+void make_marks(Session& session, const NodeName& scratch, const BitmapName& name, ByteCount marked_size) {
   for (const QmpCommand& command : add_marks(scratch, name, marked_size)) {
     session.client.execute(command);
   }
   // The human monitor reports its errors as text alone, so look at what became of it.
-  if (bitmap_on(query_nodes(session), scratch, name).dirty != mark_offsets(marked_size).size() * kGranularity) {
+  if (bitmap_on(query_nodes(session), scratch, name).dirty != count_marks(marked_size) * kGranularity) {
     throw Error("QEMU's human monitor did not write the marks of a bitmap (qemu-io)");
   }
+}
+
+/// After compare_with_marks.
+bool all_marks_are_there(const std::vector<Node>& nodes, const NodeName& scratch) {
+  return bitmap_on(nodes, scratch, kCopy).dirty == bitmap_on(nodes, scratch, kUnion).dirty;
 }
 
 /// Whether the previous level's bitmap still holds the marks that it began with; nothing where that cannot be told.
@@ -55,11 +58,12 @@ std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Dis
   const EventLoop::Shield shield(session.loop);
   const NodeName scratch = scratch_node(chain.manifest->chain);
   try {
-    make_marks(session, scratch, vm.find_node(disk.node)->virtual_size, kOldMarks, level->virtual_size);
-    session.client.execute(compare_with_marks(scratch, disk.node, level->bitmap));
-    const std::vector<Node> nodes = query_nodes(session);
+    session.client.execute(add_scratch_node(scratch, vm.find_node(disk.node)->virtual_size));
+    make_marks(session, scratch, kOldMarks, level->virtual_size);
+    session.client.execute(transaction(compare_with_marks(scratch, disk.node, level->bitmap)));
+    const bool intact = all_marks_are_there(query_nodes(session), scratch);
     session.client.execute(delete_node(scratch));
-    return bitmap_on(nodes, scratch, kCopy).dirty == bitmap_on(nodes, scratch, kUnion).dirty;
+    return intact;
   } catch (const ConnectError&) {
     throw;
   } catch (const Error&) {
@@ -180,7 +184,11 @@ class BackupRun {
             fmt::format("{}: an earlier run's level is pending: a real run resolves it first", request.device));
       }
       if (!options_.dry_run) {
-        disk.marks_intact = look_at_marks(session_, vm_, find_disk(vm_, request.device), disk.chain);
+        const Disk on = find_disk(vm_, request.device);
+        disk.marks_intact = look_at_marks(session_, vm_, on, disk.chain);
+        if (disk.marks_intact == false && !request.level) {  // a guest may renew the marks before the full is complete
+          client_.execute(remove_bitmap(on.node, disk.chain.manifest->last()->bitmap));
+        }
       }
       disks.push_back(std::move(disk));
     }
@@ -236,15 +244,26 @@ class BackupRun {
     for (const DiskPlan& plan : plans) {
       prepare_target(session_, plan);
       if (plan.pending().marks > 0) {
-        const ByteCount size = plan.pending().virtual_size;
-        make_marks(session_, scratch_node(plan.pending().chain), size, kMarks, size);
+        const NodeName scratch = scratch_node(plan.pending().chain);
+        client_.execute(add_scratch_node(scratch, plan.pending().virtual_size));
+        if (compares_marks(plan)) {
+          make_marks(session_, scratch, kOldMarks, plan.intent.last()->virtual_size);
+        }
+        make_marks(session_, scratch, kMarks, plan.pending().virtual_size);
       }
     }
     client_.execute(start_backup(plans));
+    const std::vector<Node> nodes = query_nodes(session_);
     std::vector<Pending> runs;
     for (const DiskPlan& plan : plans) {
+      const NodeName scratch = scratch_node(plan.pending().chain);
+      if (compares_marks(plan) && !all_marks_are_there(nodes, scratch)) {
+        throw Error(fmt::format("{}: while the backup began, the disk was shrunk and grown, or its bitmap cleared",
+                                plan.pending().device),
+                    "try again: -inc auto takes a new full then");
+      }
       if (plan.pending().marks > 0) {
-        client_.execute(delete_node(scratch_node(plan.pending().chain)));
+        client_.execute(delete_node(scratch));
       }
       runs.push_back(plan.pending());
     }

@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace qmpbackup {
 namespace {
 
 using nlohmann::json;
-
-constexpr ByteCount kSector = 512;
 
 QmpCommand add_bitmap(const NodeName& scratch, const BitmapName& name) {
   return {"block-dirty-bitmap-add", {{"node", scratch.value}, {"name", name.value}, {"granularity", kGranularity}}};
@@ -15,17 +15,25 @@ QmpCommand add_bitmap(const NodeName& scratch, const BitmapName& name) {
 
 }  // namespace
 
-std::vector<ByteCount> mark_offsets(ByteCount virtual_size) {
+std::vector<MarkedRange> marks_of(ByteCount virtual_size) {
   if (virtual_size == 0) {
     return {};
   }
-  const auto granule_of = [](ByteCount offset) { return offset / kGranularity * kGranularity; };
-  const ByteCount last = granule_of(virtual_size - 1);
-  std::vector<ByteCount> offsets{last};
-  for (ByteCount distance = kGranularity; distance != 0 && distance <= last; distance *= 4) {
-    offsets.push_back(last - distance);
+  const ByteCount last = (virtual_size - 1) / kGranularity * kGranularity;
+  const ByteCount tail = last - std::min(last, kMiB - kGranularity);
+  std::vector<MarkedRange> ranges{{tail, virtual_size - tail}};
+  for (ByteCount distance = 4 * kMiB; distance != 0 && distance <= last; distance *= 4) {
+    ranges.push_back({last - distance, kGranularity});
   }
-  return offsets;
+  return ranges;
+}
+
+std::size_t count_marks(ByteCount virtual_size) {
+  std::size_t count = 0;
+  for (const MarkedRange& range : marks_of(virtual_size)) {
+    count += round_up(range.length, kGranularity) / kGranularity;
+  }
+  return count;
 }
 
 QmpCommand add_scratch_node(const NodeName& scratch, ByteCount virtual_size) {
@@ -35,15 +43,16 @@ QmpCommand add_scratch_node(const NodeName& scratch, ByteCount virtual_size) {
 
 std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& name, ByteCount marked_size) {
   std::vector<QmpCommand> commands{add_bitmap(scratch, name)};
-  for (const ByteCount offset : mark_offsets(marked_size)) {
-    commands.push_back(
-        {"human-monitor-command",
-         {{"command-line", fmt::format("qemu-io {} \"write -q -z {} {}\"", scratch.value, offset, kSector)}}});
+  for (const MarkedRange& range : marks_of(marked_size)) {
+    commands.push_back({"human-monitor-command",
+                        {{"command-line", fmt::format("qemu-io {} \"write -q -z {} {}\"", scratch.value, range.offset,
+                                                      range.length)}}});
   }
+  commands.push_back({"block-dirty-bitmap-disable", {{"node", scratch.value}, {"name", name.value}}});
   return commands;
 }
 
-QmpCommand compare_with_marks(const NodeName& scratch, const NodeName& node, const BitmapName& bitmap) {
+json compare_with_marks(const NodeName& scratch, const NodeName& node, const BitmapName& bitmap) {
   const json theirs{{"node", node.value}, {"name", bitmap.value}};
   const json old_marks{{"node", scratch.value}, {"name", kOldMarks.value}};
   const auto add = [&](const BitmapName& name) {
@@ -54,9 +63,8 @@ QmpCommand compare_with_marks(const NodeName& scratch, const NodeName& node, con
     return json{{"type", "block-dirty-bitmap-merge"},
                 {"data", {{"node", scratch.value}, {"target", target.value}, {"bitmaps", sources}}}};
   };
-  return {"transaction",
-          {{"actions", json::array({add(kCopy), merge(kCopy, json::array({theirs})), add(kUnion),
-                                    merge(kUnion, json::array({theirs, old_marks}))})}}};
+  return json::array(
+      {add(kCopy), merge(kCopy, json::array({theirs})), add(kUnion), merge(kUnion, json::array({theirs, old_marks}))});
 }
 
 }  // namespace qmpbackup

@@ -53,6 +53,10 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
   if (header.backing_name() != backing) {
     return fmt::format("{} has the backing file '{}' instead of '{}'", record.file, header.backing_file, backing);
   }
+  if (!backing.empty() && !header.backing_format.empty() && header.backing_format != "qcow2") {
+    return fmt::format("{} has QEMU read its backing file as '{}', and that is qcow2", record.file,
+                       header.backing_format);
+  }
   return std::nullopt;
 }
 

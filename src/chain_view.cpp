@@ -1,5 +1,7 @@
 #include "qmpbackup/chain_view.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace qmpbackup {
@@ -41,9 +43,21 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
         add(gone, false);
       }
       add(record_from_file(file, files), false);
+      if (views.size() > 1 && !views.back().fault &&
+          views.back().record.virtual_size < views[views.size() - 2].record.virtual_size) {
+        views.back().fault = fmt::format("{} holds a smaller disk than the level below", views.back().record.file);
+      }
     }
   }
   return views;
+}
+
+std::optional<std::string> file_beyond_manifest(const ChainOnDisk& chain, const ChainFiles& files) {
+  if (chain.levels().empty() || chain.manifest->pending || chain.files.empty() ||
+      chain.files.back().level < chain.manifest->next_level()) {
+    return std::nullopt;
+  }
+  return files.level_file(chain.files.back().level);
 }
 
 std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level level) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <map>
 #include <sstream>
 #include <string>
@@ -23,17 +25,39 @@ std::string escaped(const std::string& file) {
   return name;
 }
 
-/// Checksums by escaped names. Lines that sha256sum would not print are passed over.
+/// Checksums by escaped names, from lines as `sha256sum -c` takes them. Other lines are passed over.
 std::map<std::string, std::string> read_checksums(const ChainFiles& files) {
   std::map<std::string, std::string> checksums;
   std::istringstream text(read_file_if_there(files.checksums_path(), kLargestFile).value_or(""));
   for (std::string line; std::getline(text, line);) {
     line.erase(0, line.starts_with('\\') ? 1 : 0);
-    if (line.find_first_not_of("0123456789abcdef") == kDigits && line.substr(kDigits, 2) == "  ") {
-      checksums[line.substr(kDigits + 2)] = line.substr(0, kDigits);
+    line.resize(line.size() - (line.ends_with('\r') ? 1 : 0));
+    std::string sum = line.substr(0, kDigits);
+    std::transform(sum.begin(), sum.end(), sum.begin(), [](unsigned char c) { return std::tolower(c); });
+    const std::string between = line.size() > kDigits ? line.substr(kDigits, 2) : "";
+    if (sum.find_first_not_of("0123456789abcdef") != std::string::npos || (between != "  " && between != " *")) {
+      continue;
     }
+    const std::string name = line.substr(kDigits + 2);
+    checksums[name.starts_with("./") ? name.substr(2) : name] = sum;
   }
   return checksums;
+}
+
+/// Levels that only the checksums know of.
+void add_missing(std::vector<LevelView>& levels, const std::map<std::string, std::string>& checksums,
+                 const ChainFiles& files) {
+  for (const auto& [name, sum] : checksums) {
+    const auto level = files.level_of_file(name);
+    if (level && !index_of(levels, *level)) {
+      LevelView gone{record_from_file({*level}, files), false, files.level_path(*level),
+                     fmt::format("{} is gone", name)};
+      gone.record.time = levels.back().record.time;  // not before the level below, as far as it is known
+      levels.push_back(std::move(gone));
+    }
+  }
+  std::sort(levels.begin(), levels.end(),
+            [](const LevelView& a, const LevelView& b) { return a.record.level < b.record.level; });
 }
 
 }  // namespace
@@ -59,6 +83,9 @@ std::vector<LevelView> view_with_checksums(const ChainOnDisk& chain, const Chain
       if (const auto found = checksums.find(escaped(level.record.file)); found != checksums.end()) {
         level.record.sha256 = found->second;
       }
+    }
+    if (!levels.empty()) {
+      add_missing(levels, checksums, files);
     }
   }
   return levels;

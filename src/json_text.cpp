@@ -1,22 +1,35 @@
 #include "qmpbackup/json_text.hpp"
 
-#include <stdexcept>
+#include <cstddef>
 
 namespace qmpbackup {
 
-nlohmann::json parse_json(std::string_view text) {
+namespace {
+
+/// A callback of the parser would see the depth too, but makes it look at all elements before each: quadratic time.
+bool is_nested_too_deeply(std::string_view text) {
   constexpr int kDeepest = 64;
-  const auto refuse_depth = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > kDeepest) {
-      throw std::length_error("nested too deeply");
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size() && depth <= kDeepest; ++i) {
+    const char c = text[i];
+    if (quoted) {
+      i += c == '\\' ? 1 : 0;
+      quoted = c != '"';
+    } else {
+      quoted = c == '"';
+      depth += c == '[' || c == '{' ? 1 : 0;
+      depth -= c == ']' || c == '}' ? 1 : 0;
     }
-    return true;
-  };
-  try {
-    return nlohmann::json::parse(text, refuse_depth, false);
-  } catch (const std::length_error&) {
-    return nlohmann::json(nlohmann::json::value_t::discarded);
   }
+  return depth > kDeepest;
+}
+
+}  // namespace
+
+nlohmann::json parse_json(std::string_view text) {
+  return is_nested_too_deeply(text) ? nlohmann::json(nlohmann::json::value_t::discarded)
+                                    : nlohmann::json::parse(text, nullptr, false);
 }
 
 std::string text_of(const nlohmann::json& object, const char* key) {

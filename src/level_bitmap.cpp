@@ -43,7 +43,7 @@ const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const C
   const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
   const Node* node = vm.find_node(disk.node);
   if (last == nullptr || node == nullptr || !vm.features.human_monitor || node->virtual_size < last->virtual_size ||
-      last->marks == 0 || last->marks != mark_offsets(last->virtual_size).size()) {
+      last->marks == 0 || last->marks != count_marks(last->virtual_size)) {
     return nullptr;
   }
   const Bitmap* bitmap = node->find_bitmap(last->bitmap);

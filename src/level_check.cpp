@@ -156,7 +156,7 @@ class LevelChecker {
           prove(level, "structure");
           break;
         case Kind::kMap:
-          refuse_incomplete(levels_[level], done.run->map());
+          refuse_incomplete(levels_[level].path, levels_[level].record, done.run->map());
           prove(level, "completeness");
           break;
         case Kind::kRead:
@@ -164,16 +164,6 @@ class LevelChecker {
           break;
       }
     });
-  }
-
-  static void refuse_incomplete(const LevelView& level, const ImageMap& map) {
-    const LevelRecord& record = level.record;
-    const auto header = parse_qcow2_header(read_front(level.path, kQcow2HeaderBytes));
-    if (map.end() != record.virtual_size ||
-        !covers(map.present(), record.bytes_copied, record.virtual_size, header ? header->cluster_size : 0)) {
-      throw Error(
-          fmt::format("{} is not complete: it holds {} of {} bytes", record.file, map.present(), record.bytes_copied));
-    }
   }
 
   void hash(std::size_t level) {
@@ -210,6 +200,15 @@ class LevelChecker {
 };
 
 }  // namespace
+
+void refuse_incomplete(const std::string& path, const LevelRecord& record, const ImageMap& map) {
+  const auto header = parse_qcow2_header(read_front(path, kQcow2HeaderBytes));
+  if (map.end() != record.virtual_size ||
+      !covers(map.present(), record.bytes_copied, record.virtual_size, header ? header->cluster_size : 0)) {
+    throw Error(
+        fmt::format("{} is not complete: it holds {} of {} bytes", record.file, map.present(), record.bytes_copied));
+  }
+}
 
 void check_levels(EventLoop& loop, const std::vector<LevelView>& levels, const LevelCheckOptions& options,
                   const std::function<void(ByteCount)>& on_progress,

@@ -177,8 +177,11 @@ void print(Reporter& reporter, const Listing& listing) {
   }
   reporter.line(fmt::format("  {} level{}, {} in all", listing.levels.size(), listing.levels.size() == 1 ? "" : "s",
                             format_size(total_size(listing))));
+  if (const auto beyond = file_beyond_manifest(listing.chain, listing.files)) {
+    reporter.line(fmt::format("  {} is not in the manifest, which may be an older copy", *beyond));
+  }
   for (const std::string& archive : listing.archives) {
-    reporter.line(fmt::format("  earlier chain: {}", archive));
+    reporter.line(fmt::format("  earlier chain: {}/{}", archive, listing.files.name()));
   }
 }
 

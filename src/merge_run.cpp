@@ -66,6 +66,10 @@ class Merge {
       chain = read_chain(loop_, files_);
     }
     manifest_ = chain.manifest;
+    if (const auto beyond = file_beyond_manifest(chain, files_)) {
+      throw ChainError(fmt::format("{} is not in the manifest: it may need a level that would be merged", *beyond),
+                       "put the newest manifest back; a file that is no level of this chain, move away");
+    }
     merged_ = view_chain(chain, files_);
     below_by_ = links_stay_in_folder(chain, merged_) ? BelowBy::kLinks : BelowBy::kNames;
     const auto index = index_of(merged_, request_.through);
@@ -168,7 +172,7 @@ class Merge {
     record.level = kFullLevel;
     record.file = files_.level_file(kFullLevel);
     record.compression = compression == "unknown" ? "zstd" : compression;
-    complete(record);
+    record.bytes_copied = complete(record).present();
     return record;
   }
 
@@ -204,27 +208,23 @@ class Merge {
       throw Error(
           fmt::format("qemu-img rebase failed on {}: {}", partial, result.err.substr(0, result.err.find('\n'))));
     }
-    const ByteCount copied = record.bytes_copied;
-    complete(record);
-    if (record.bytes_copied != copied) {
-      throw Error(fmt::format("the copy of {} holds {} instead of {} bytes", record.file, record.bytes_copied, copied));
-    }
+    refuse_incomplete(partial, record, complete(record));
   }
 
-  /// Makes a partial file durable, and fills in what the record says of it.
-  void complete(LevelRecord& record) {
+  /// Makes a partial file durable, and fills in what the record says of it as a file. Returns what it holds.
+  ImageMap complete(LevelRecord& record) {
     const std::string partial = files_.partial_path(record.level);
     sync_file(partial);
     ImageRun check(loop_, ImageRun::Kind::kCheck, partial, record.virtual_size);
-    const ImageMap map = map_image(loop_, partial);
+    ImageMap map = map_image(loop_, partial);
     if (map.end() != record.virtual_size) {
       throw Error(fmt::format("{} holds a disk of {} instead of {} bytes", partial, map.end(), record.virtual_size));
     }
-    record.bytes_copied = map.present();
     record.file_size = regular_file_info(partial).value_or(FileInfo{}).size;
     record.sha256 = sha256_of_file(partial, [this](ByteCount) { loop_.poll(); });
     check.finish();
     record.checked = true;
+    return map;
   }
 
   void report(const LevelRecord& full) {

@@ -1,5 +1,6 @@
 #include "qmpbackup/qcow2_header.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace qmpbackup {
@@ -17,6 +18,36 @@ std::uint64_t big_endian(std::span<const std::byte> bytes, std::size_t offset, s
     value = value << 8 | std::to_integer<std::uint64_t>(b);
   }
   return value;
+}
+
+std::string text_at(std::span<const std::byte> bytes, std::size_t offset, std::size_t size) {
+  std::string text;
+  for (const std::byte b : bytes.subspan(offset, size)) {
+    text.push_back(static_cast<char>(b));
+  }
+  return text;
+}
+
+/// The backing format among the header extensions, which lie between the header and `end`. False when they are cut off.
+bool read_backing_format(std::span<const std::byte> front, std::size_t offset, std::size_t end, std::string& format) {
+  constexpr std::uint64_t kEndOfExtensions = 0;
+  constexpr std::uint64_t kBackingFormat = 0xe2792aca;
+  while (offset <= end && end - offset >= 8) {
+    const std::uint64_t type = big_endian(front, offset, 4);
+    const std::uint64_t size = big_endian(front, offset + 4, 4);
+    offset += 8;
+    if (type == kEndOfExtensions) {
+      return true;
+    }
+    if (size > end - offset) {
+      return false;
+    }
+    if (type == kBackingFormat) {
+      format = text_at(front, offset, size);
+    }
+    offset += round_up(size, 8);
+  }
+  return true;
 }
 
 }  // namespace
@@ -43,19 +74,22 @@ std::optional<Qcow2Header> parse_qcow2_header(std::span<const std::byte> front) 
     if (name_size > 1023 || name_offset > front.size() || name_size > front.size() - name_offset) {
       return std::nullopt;
     }
-    for (const std::byte b : front.subspan(name_offset, name_size)) {
-      header.backing_file.push_back(static_cast<char>(b));
-    }
+    header.backing_file = text_at(front, name_offset, name_size);
   }
+  std::size_t header_bytes = kVersion2Bytes;
   if (header.version == 3) {
     if (front.size() < kVersion3Bytes) {
       return std::nullopt;
     }
     header.corrupt = (big_endian(front, 72, 8) & kCorruptBit) != 0;
     header.data_elsewhere = (big_endian(front, 72, 8) & kExternalDataBit) != 0;
-    const std::uint64_t header_bytes = big_endian(front, 100, 4);
+    header_bytes = big_endian(front, 100, 4);
     header.zstd =
         header_bytes > kVersion3Bytes && front.size() > kVersion3Bytes && front[kVersion3Bytes] == std::byte{1};
+  }
+  const std::size_t end = std::min<std::size_t>(name_offset != 0 ? name_offset : header.cluster_size, front.size());
+  if (!read_backing_format(front, header_bytes, end, header.backing_format)) {
+    return std::nullopt;
   }
   return header;
 }

@@ -122,6 +122,9 @@ class Restore {
 
   /// A chain without its manifest restores, with less certainty.
   void warn() const {
+    if (const auto beyond = file_beyond_manifest(chain_, request_.files)) {
+      reporter_.warning(fmt::format("{} is not in the manifest, which may be an older copy: it is left out", *beyond));
+    }
     if (chain_.manifest_state == ManifestState::kGood) {
       return;
     }
@@ -169,6 +172,7 @@ class Restore {
       reporter_.result(
           {fmt::format("{}: {} from {} is served read-only until ctrl-c", request_.files.base(),
                        level_name(chosen().level), format_local(chosen().time)),
+           "its data was not read before: if in doubt, qmpbackup verify",
            "mount its file systems:  guestmount --ro -a " + uri + " -i /mnt",
            "as a file:               nbdfuse /mnt/disk " + uri,
            "as a block device:       qemu-nbd -r -c /dev/nbd0 " + uri, "look into it:            qemu-img info " + uri},
@@ -187,6 +191,12 @@ class Restore {
       throw ChainError(fmt::format("{}: files of the chain are being put in place, an overlay would lose them",
                                    request_.files.base()),
                        "leave --overlay out, or try again when the run has ended");
+    }
+    if (!links_stay_in_folder(chain_, levels_)) {
+      throw ChainError(
+          fmt::format("{}: a backing link leads out of the chain's folder, and the overlay would follow it",
+                      request_.files.base()),
+          "leave --overlay out: a copy takes the levels from the folder");
     }
     make_file([this](const std::string& partial) {
       const auto result =

@@ -54,7 +54,7 @@ class Verifier {
       warn();
     }
     check_levels(
-        loop_, levels_, {.read = deep},
+        loop_, levels_, {.read = deep || chain_.manifest_state != ManifestState::kGood},
         [this](ByteCount done) {
           progress_.update(done, bytes_total_, std::chrono::steady_clock::now());
           reporter_.progress(progress_);
@@ -67,6 +67,18 @@ class Verifier {
   }
 
  private:
+  /// Damage that is not of one level.
+  [[nodiscard]] std::string fault_of_manifest() const {
+    if (chain_.manifest_state == ManifestState::kTooNew) {
+      return "the manifest was written by a newer qmpbackup";
+    }
+    if (chain_.manifest_state == ManifestState::kDamaged) {
+      return "the manifest is damaged";
+    }
+    const auto beyond = file_beyond_manifest(chain_, files_);
+    return beyond ? *beyond + " is not in the manifest, which may be an older copy" : "";
+  }
+
   [[nodiscard]] bool manifest_is_unreadable() const {
     return chain_.manifest_state == ManifestState::kDamaged || chain_.manifest_state == ManifestState::kTooNew;
   }
@@ -75,9 +87,10 @@ class Verifier {
   void warn() const {
     if (chain_.manifest_state != ManifestState::kGood) {
       reporter_.warning(fmt::format(
-          "{} is {}: sizes and completeness cannot be compared with it, and missing newest levels are not seen",
-          files_.manifest_path(),
-          manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing"));
+          "{} is {}: sizes and completeness cannot be compared with it; missing newest levels, and changed bytes of "
+          "data, are seen where {} tells of them",
+          files_.manifest_path(), manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing",
+          files_.checksums_path()));
     }
     for (const LevelView& level : levels_) {
       const LevelFile* file = chain_.file_of(level.record.level);
@@ -185,7 +198,8 @@ class Verifier {
                      {"levels", levels_.size()},
                      {"damaged", damaged_},
                      {"newest_good", newest ? json(newest->number) : json(nullptr)}};
-    if (damaged_ == 0 && !manifest_is_unreadable()) {
+    const std::string fault = fault_of_manifest();
+    if (damaged_ == 0 && fault.empty()) {
       json summary = found;
       summary["command"] = "verify";
       reporter_.result(lines, std::move(summary));
@@ -199,15 +213,13 @@ class Verifier {
       damage["message_type"] = "damage";
       reporter_.json_line(damage);
     }
-    throw DamageFound(
-        fmt::format("{}: {}", files_.base(),
-                    damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
-                                               damaged_ == 1 ? "is" : "are")
-                    : chain_.manifest_state == ManifestState::kTooNew ? "the manifest was written by a newer qmpbackup"
-                                                                      : "the manifest is damaged"),
-        newest
-            ? fmt::format("the newest level that restores is {}; take a new full with -inc auto", level_name(*newest))
-            : "nothing restores from here; take a new full");
+    throw DamageFound(fmt::format("{}: {}", files_.base(),
+                                  damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
+                                                             damaged_ == 1 ? "is" : "are")
+                                               : fault),
+                      newest ? fmt::format("the newest level that restores is {}; take a new full with -inc auto",
+                                           level_name(*newest))
+                             : "nothing restores from here; take a new full");
   }
 
   EventLoop& loop_;

@@ -14,7 +14,10 @@ QmpCommand remove_descriptors(std::int64_t fdset_id);
 QmpCommand add_file_node(const DiskPlan& plan);
 QmpCommand create_image(const DiskPlan& plan);
 QmpCommand add_target(const Pending& pending);
-/// One transaction for all disks: the point in time.
+QmpCommand transaction(nlohmann::json actions);
+/// Whether the previous level's bitmap began with marks that can be looked for again (bitmap_marks.hpp).
+bool compares_marks(const DiskPlan& plan);
+/// One transaction for all disks: the point in time. At which kCopy and kUnion tell whether the marks were there still.
 QmpCommand start_backup(const std::vector<DiskPlan>& plans);
 QmpCommand reopen_read_only(const Pending& pending);
 QmpCommand delete_node(const NodeName& node);

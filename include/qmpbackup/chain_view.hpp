@@ -21,6 +21,10 @@ struct LevelView {
 /// another one is gone. Files beyond what the manifest knows are left out.
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files);
 
+/// A file under a level's final name that is newer than all the manifest knows, with no run that is putting one there:
+/// the manifest is an older copy, or somebody put the file there. Nothing without a manifest.
+std::optional<std::string> file_beyond_manifest(const ChainOnDisk& chain, const ChainFiles& files);
+
 /// Where a level stands among `levels`; nothing when it is not there.
 std::optional<std::size_t> index_of(const std::vector<LevelView>& levels, Level level);
 

@@ -8,6 +8,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/event_loop.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/image_map.hpp"
 
 namespace qmpbackup {
 
@@ -36,6 +37,9 @@ inline constexpr CheckMeaning kWhatIsProved[] = {
     {"completeness", "it holds all that was copied, seen now or when committed"},
     {"read", "every cluster can be read and decompressed"},
 };
+
+/// Throws Error when an image holds less than `record` says was copied; `map` is of the file at `path`.
+void refuse_incomplete(const std::string& path, const LevelRecord& record, const ImageMap& map);
 
 /// Checks the content of all `levels` and calls `on_verdict` for each, in their order, as soon as it is known; of a
 /// level that has a fault already nothing more is read. Checksums are computed one after another, as fast as the

@@ -98,7 +98,7 @@ class ManifestTooNew : public ChainError {
 std::optional<Level> level_below(const std::vector<LevelRecord>& levels, Level level);
 
 /// No chain's manifest is larger; no more of one is read.
-inline constexpr ByteCount kLargestManifest = 64 * kMiB;
+inline constexpr ByteCount kLargestManifest = 16 * kMiB;
 
 /// Throws ManifestDamaged or ManifestTooNew. Trusts nothing: names must be plain file names, levels must have no gap.
 Manifest parse_manifest(std::string_view text);

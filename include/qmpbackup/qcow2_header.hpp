@@ -18,6 +18,7 @@ struct Qcow2Header {
   ByteCount virtual_size = 0;
   ByteCount cluster_size = 0;
   std::string backing_file;     ///< as it stands there; empty for none
+  std::string backing_format;   ///< as what QEMU reads the backing file; empty: as what it looks like
   bool zstd = false;            ///< compression type of compressed clusters; zlib otherwise
   bool corrupt = false;         ///< QEMU noted damage in the file
   bool data_elsewhere = false;  ///< its clusters lie in another file, which it names

@@ -69,15 +69,19 @@ TEST_F(CommandsTest, Come_In_The_Order_That_The_Promise_Rests_On) {
   have_chain_up_to(0);
   ask(1);
   const std::vector<QmpCommand> commands = list_commands(plan());
-  std::vector<std::string> mark = {"blockdev-add", "block-dirty-bitmap-add"};
-  mark.resize(mark.size() + mark_offsets(kGiB).size(), "human-monitor-command");
-  std::vector<std::string> expected = mark;  // are the previous level's marks there?
+  std::vector<std::string> mark = {"block-dirty-bitmap-add"};
+  mark.resize(mark.size() + marks_of(kGiB).size(), "human-monitor-command");
+  mark.emplace_back("block-dirty-bitmap-disable");
+  std::vector<std::string> expected = {"blockdev-add"};
   const auto then = [&](const std::vector<std::string>& more) {
     expected.insert(expected.end(), more.begin(), more.end());
   };
+  then(mark);  // are the previous level's marks there?
   then({"transaction", "blockdev-del"});
   then({"add-fd", "add-fd", "add-fd", "add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add"});
-  then(mark);
+  then({"blockdev-add"});
+  then(mark);                             // the previous level's, to be compared at the point in time
+  then(mark);                             // this level's
   then({"transaction", "blockdev-del"});  // the point in time
   then({"blockdev-reopen", "blockdev-del", "blockdev-del", "job-dismiss", "block-dirty-bitmap-remove", "remove-fd"});
   EXPECT_EQ(names_of(commands), expected);
@@ -318,11 +322,11 @@ TEST_F(CommandsTest, Marks_Are_Looked_At_Only_Where_The_Bitmap_Can_Be_Read) {
 TEST_F(CommandsTest, Marks_Are_Made_And_Compared_On_A_Scratch_Node_Alone) {
   const NodeName scratch = scratch_node(kChain);
   const auto commands = add_marks(scratch, kMarks, 8 * kMiB);
-  ASSERT_EQ(commands.size(), 1 + mark_offsets(8 * kMiB).size());
+  ASSERT_EQ(commands.size(), 2 + marks_of(8 * kMiB).size());
   const std::string line = commands.at(1).arguments.at("command-line");
   EXPECT_TRUE(line.starts_with("qemu-io qmpbackup-0123456789ab-marks ")) << line;
-  EXPECT_NE(line.find(" 8323072 512"), std::string::npos) << line;
-  const json compare = compare_with_marks(scratch, {"#block1"}, {"old"}).arguments.at("actions");
+  EXPECT_NE(line.find(" 7340032 1048576"), std::string::npos) << line;
+  const json compare = compare_with_marks(scratch, {"#block1"}, {"old"});
   for (const json& action : compare) {
     EXPECT_EQ(action.at("data").at("node"), scratch.value) << "the disk's own bitmaps are only read";
   }

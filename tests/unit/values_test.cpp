@@ -147,27 +147,35 @@ TEST(Sha256, Equals_Known_Vectors) {
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
 }
 
-TEST(Marks, Lie_At_The_End_And_Ever_Further_Before_It) {
-  EXPECT_EQ(mark_offsets(0), std::vector<ByteCount>{});
-  EXPECT_EQ(mark_offsets(512), std::vector<ByteCount>{0});
-  EXPECT_EQ(mark_offsets(kMiB), (std::vector<ByteCount>{15 * kGranularity, 14 * kGranularity, 11 * kGranularity}));
-  EXPECT_EQ(mark_offsets(kMiB + 512),
-            (std::vector<ByteCount>{16 * kGranularity, 15 * kGranularity, 12 * kGranularity, 0}));
-  EXPECT_EQ(mark_offsets(8 * kGiB).size(), 10U);
-  EXPECT_EQ(mark_offsets(8192 * kGiB).size(), 15U);
+std::vector<std::pair<ByteCount, ByteCount>> ranges_of(ByteCount size) {
+  std::vector<std::pair<ByteCount, ByteCount>> ranges;
+  for (const MarkedRange& range : marks_of(size)) {
+    ranges.emplace_back(range.offset, range.length);
+  }
+  return ranges;
 }
 
-TEST(Marks, Are_Granules_Inside_The_Disk_Whatever_Its_Size) {
-  for (ByteCount size = 512; size < 4 * kMiB; size += 512 * 7) {
-    const auto offsets = mark_offsets(size);
-    EXPECT_EQ(offsets.front(), (size - 1) / kGranularity * kGranularity) << size;
-    for (std::size_t i = 0; i < offsets.size(); ++i) {
-      EXPECT_EQ(offsets[i] % kGranularity, 0U) << size;
-      EXPECT_LE(offsets[i] + 512, size) << size;
-      EXPECT_TRUE(i == 0 || offsets[i] < offsets[i - 1]) << size;
+TEST(Marks, Are_The_Last_MiB_And_Granules_Ever_Further_Before_It) {
+  using Ranges = std::vector<std::pair<ByteCount, ByteCount>>;
+  EXPECT_EQ(ranges_of(0), Ranges{});
+  EXPECT_EQ(ranges_of(512), (Ranges{{0, 512}}));
+  EXPECT_EQ(ranges_of(kMiB), (Ranges{{0, kMiB}}));
+  EXPECT_EQ(ranges_of(kMiB + 512), (Ranges{{kGranularity, kMiB - kGranularity + 512}}));
+  EXPECT_EQ(ranges_of(8 * kMiB), (Ranges{{7 * kMiB, kMiB}, {4 * kMiB - kGranularity, kGranularity}}));
+  EXPECT_EQ(count_marks(8 * kGiB), 22U);
+  EXPECT_EQ(count_marks(8192 * kGiB), 27U);
+}
+
+TEST(Marks, Lie_Inside_The_Disk_Whatever_Its_Size) {
+  for (ByteCount size = 512; size < 32 * kMiB; size += 512 * 701) {
+    const auto ranges = marks_of(size);
+    EXPECT_EQ(ranges.front().offset + ranges.front().length, size);
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      EXPECT_EQ(ranges[i].offset % kGranularity, 0U) << size;
+      EXPECT_TRUE(i == 0 || ranges[i].offset + ranges[i].length <= ranges[i - 1].offset) << size;
     }
   }
-  EXPECT_LE(mark_offsets(std::numeric_limits<ByteCount>::max()).size(), 25U);
+  EXPECT_LE(count_marks(std::numeric_limits<ByteCount>::max()), 40U);
 }
 
 }  // namespace
