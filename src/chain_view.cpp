@@ -1,7 +1,5 @@
 #include "qmpbackup/chain_view.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
 namespace qmpbackup {
@@ -43,10 +41,6 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
         add(gone, false);
       }
       add(record_from_file(file, files), false);
-      if (views.size() > 1 && !views.back().fault &&
-          views.back().record.virtual_size < views[views.size() - 2].record.virtual_size) {
-        views.back().fault = fmt::format("{} holds a smaller disk than the level below", views.back().record.file);
-      }
     }
   }
   return views;

@@ -60,6 +60,16 @@ void add_missing(std::vector<LevelView>& levels, const std::map<std::string, std
             [](const LevelView& a, const LevelView& b) { return a.record.level < b.record.level; });
 }
 
+/// No level is taken of a disk that has shrunk. A checksum would know better which of the two files is damaged.
+void note_smaller_disks(std::vector<LevelView>& levels) {
+  for (std::size_t i = 1; i < levels.size(); ++i) {
+    if (!levels[i].fault && !levels[i].record.sha256 &&
+        levels[i].record.virtual_size < levels[i - 1].record.virtual_size) {
+      levels[i].fault = fmt::format("{} holds a smaller disk than the level below", levels[i].record.file);
+    }
+  }
+}
+
 }  // namespace
 
 void write_checksums(const ChainFiles& files, const Manifest& manifest) {
@@ -86,6 +96,7 @@ std::vector<LevelView> view_with_checksums(const ChainOnDisk& chain, const Chain
     }
     if (!levels.empty()) {
       add_missing(levels, checksums, files);
+      note_smaller_disks(levels);
     }
   }
   return levels;

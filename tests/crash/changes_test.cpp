@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "crash/scene.hpp"
@@ -79,6 +80,51 @@ TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Much_O
   vm().write(Scene::disk, 4 * MiB - 128 * KiB, 128 * KiB, 9);
   vm().write(Scene::disk, 3 * MiB - 64 * KiB, 64 * KiB, 9);
   expect_new_full_needed();
+}
+
+// All of what is cut off lies in marks: missing or copied.
+TEST_F(Changes, Shrunk_By_Less_Than_A_MiB_And_Grown_Loses_Nothing_Whatever_The_Guest_Writes) {
+  begin();
+  scene_->resize(4 * MiB - 256 * KiB);
+  scene_->resize(4 * MiB);
+  vm().write(Scene::disk, 4 * MiB - 128 * KiB, 128 * KiB, 9);
+  expect_new_full_needed();
+}
+
+TEST_F(Changes, Shrunk_And_Grown_While_The_Backup_Begins_Commits_Nothing) {
+  for (const bool clear : {false, true}) {
+    begin();
+    const ProgramResult result = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+      if (point.command == "blockdev-create" && point.moment == Moment::BeforeSending) {
+        if (clear) {
+          bitmap_command("block-dirty-bitmap-clear");
+        } else {
+          scene_->resize(4 * MiB - 64 * KiB);
+          scene_->resize(4 * MiB);
+        }
+      }
+      return Verdict::Forward;
+    });
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_NE(result.err.find("while the backup began"), std::string::npos) << result.err;
+    expect_new_full_needed();
+  }
+}
+
+// The guest may renew the marks before the new full is complete; nothing but the bitmap's absence tells then.
+TEST_F(Changes, Shrunk_And_Grown_Is_Not_Forgotten_When_The_New_Full_Fails) {
+  begin();
+  vm().write(Scene::disk, 2 * MiB, MiB, 5);
+  ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  const ProgramResult failed = scene_->backup({"-inc", "auto"}, [&](const Point& point) {
+    return point.command == "blockdev-create" && point.moment == Moment::AfterSending ? scene_->kill_tool(point)
+                                                                                      : Verdict::Forward;
+  });
+  EXPECT_EQ(failed.exit_code, 128 + SIGKILL);
+  vm().write(Scene::disk, 3 * MiB, MiB, 9);  // the last MiB, with all marks in what was cut off
+  expect_archives(scene_->recover_and_check(), 1);
 }
 
 TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Across_A_Restart) {

@@ -178,6 +178,20 @@ TEST_F(Merge, Again_And_Again_The_Chain_Goes_On) {
   }
 }
 
+// The last cluster is copied whole, and only a part of it is on the disk.
+TEST_F(Merge, Of_A_Disk_Of_An_Odd_Size_Goes_On) {
+  constexpr std::uint64_t kSize = 5 * MiB + 512;
+  Scene scene(crash_seed(), {.disk_bytes = kSize});
+  for (const char* level : {"-1", "0", "1"}) {
+    take(scene, {"-inc", level});
+    scene.vm().write(Scene::disk, kSize - 512, 512, 7);
+  }
+  const ProgramResult result = merge(scene, 0);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(on_chain(scene, "verify", {}).exit_code, 0);
+  EXPECT_EQ(check_and_go_on(scene), Violations{}) << scene.last_words();
+}
+
 TEST_F(Merge, Without_Room_Changes_Nothing) {
   Scene scene(crash_seed(), {.tmpfs_bytes = 32 * MiB});
   ASSERT_NE(scene.tmpfs(), nullptr);

@@ -4,8 +4,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
+#include <random>
 #include <thread>
 
 #include "crash/made_chain.hpp"
@@ -209,6 +211,55 @@ TEST_F(MovingChain, Damage_Is_Told_Beside_A_Run_That_Only_Adds_A_Level) {
   EXPECT_EQ(verify.exit_code, 6) << verify.err;
   const ProgramResult list = chain.run("list");
   EXPECT_EQ(list.exit_code, 0) << list.err;
+}
+
+TEST_F(MovingChain, Older_Copy_Of_The_Manifest_Hides_No_Level) {
+  MadeChain chain(4);
+  chain.manifest().levels.pop_back();
+  chain.write_manifest();
+  const auto before = contents_of(chain.folder());
+  const std::string found = "d.inc3.qcow2 is not in the manifest";
+  const ProgramResult verify = chain.run("verify");
+  EXPECT_EQ(verify.exit_code, 6);
+  EXPECT_NE(verify.err.find(found), std::string::npos) << verify.err;
+  EXPECT_NE(chain.run("list").out.find(found), std::string::npos);
+  const ProgramResult restore = chain.run("restore", {"--output", (chain.folder() / "copy").string()});
+  EXPECT_EQ(restore.exit_code, 0);
+  EXPECT_NE(restore.err.find(found), std::string::npos) << restore.err;
+  fs::remove(chain.folder() / "copy");
+  const ProgramResult merge = chain.run("merge", {"-inc", "2"});
+  EXPECT_EQ(merge.exit_code, 1);
+  EXPECT_NE(merge.err.find(found), std::string::npos) << merge.err;
+  fs::remove(chain.base().string() + ".lock");
+  EXPECT_TRUE(contents_of(chain.folder()) == before);
+}
+
+TEST_F(MovingChain, Overlay_Follows_No_Link_Out_Of_The_Folder) {
+  const MadeChain chain(2);
+  fs::remove(chain.manifest_file());
+  const std::string elsewhere = chain.folder() / MadeChain::name(0);
+  run_checked({"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", elsewhere, chain.file(1)});
+  const std::string output = chain.folder() / "overlay";
+  const ProgramResult overlay = chain.run("restore", {"--overlay", "--output", output});
+  EXPECT_EQ(overlay.exit_code, 1);
+  EXPECT_NE(overlay.err.find("leads out of the chain's folder"), std::string::npos) << overlay.err;
+  EXPECT_FALSE(fs::exists(output));
+  EXPECT_EQ(chain.run("restore", {"--output", output, "--format", "raw"}).exit_code, 0);
+  EXPECT_TRUE(read_file(output) == chain.content(1));
+}
+
+// Without a manifest and without checksums only reading shows that compressed clusters are gone.
+TEST_F(MovingChain, Verify_Reads_Levels_Of_Which_Nothing_Is_Known) {
+  const MadeChain chain(1);
+  fs::remove(chain.manifest_file());
+  std::string disk(MadeChain::disk_size, '\0');
+  std::mt19937 random(1);
+  std::generate(disk.begin(), disk.end(), [&] { return static_cast<char>(random() % 128); });
+  write_file(chain.folder() / "disk", disk);
+  run_checked({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", chain.folder() / "disk", chain.file(-1)});
+  EXPECT_EQ(chain.run("verify").exit_code, 0);
+  fs::resize_file(chain.file(-1), fs::file_size(chain.file(-1)) - 70'000);
+  EXPECT_EQ(chain.run("verify").exit_code, 6);
 }
 
 TEST_F(MovingChain, Merge_Dry_Run_Leaves_Everything_As_It_Is) {

@@ -71,6 +71,50 @@ TEST_F(LostManifest, Link_That_Points_Up_Or_Elsewhere_Invents_No_Level) {
   EXPECT_EQ(newest_good(view_chain(chain_, files_)), kFullLevel);
 }
 
+TEST_F(LostManifest, Level_That_Has_The_One_Below_Read_As_Raw_Is_Of_No_Use) {
+  add(-1, 0);
+  add(0, -1);
+  for (const char* format : {"qcow2", ""}) {
+    chain_.files[1].header->backing_format = format;
+    EXPECT_FALSE(view_chain(chain_, files_)[1].fault) << format;
+  }
+  chain_.files[1].header->backing_format = "raw";
+  EXPECT_EQ(view_chain(chain_, files_)[1].fault,
+            "d.inc0.qcow2 has QEMU read its backing file as 'raw', and that is qcow2");
+}
+
+TEST_F(LostManifest, Level_Of_A_Smaller_Disk_Is_Of_No_Use_Unless_Its_Checksum_Is_Known) {
+  add(-1, 0);
+  add(0, -1);
+  chain_.files[0].header->virtual_size = kMiB;
+  EXPECT_EQ(view_with_checksums(chain_, files_)[1].fault, "d.inc0.qcow2 holds a smaller disk than the level below");
+  write_line(Level{0}, std::string(64, 'a'));
+  EXPECT_FALSE(view_with_checksums(chain_, files_)[1].fault);
+}
+
+TEST_F(LostManifest, Level_That_Only_The_Checksums_Name_Is_Gone) {
+  for (const int level : {-1, 0, 1}) {
+    write_line(Level{level}, std::string(64, 'a'));
+  }
+  EXPECT_TRUE(view_with_checksums(chain_, files_).empty()) << "a chain that was deleted";
+  add(-1, 0);
+  add(0, -1);
+  const auto levels = view_with_checksums(chain_, files_);
+  ASSERT_EQ(levels.size(), 3U);
+  EXPECT_EQ(levels[2].fault, "d.inc1.qcow2 is gone");
+  EXPECT_EQ(newest_good(levels), Level{0});
+}
+
+TEST_F(LostManifest, Lines_Are_Read_That_Sha256sum_Would_Read) {
+  add(-1, 0);
+  for (const std::string& line :
+       {std::string(64, 'a') + " *d.full.qcow2\n", std::string(64, 'A') + "  d.full.qcow2\n",
+        std::string(64, 'a') + "  ./d.full.qcow2\n", std::string(64, 'a') + "  d.full.qcow2\r\n"}) {
+    test::write_file(files_.checksums_path(), line);
+    EXPECT_EQ(view_with_checksums(chain_, files_)[0].record.sha256, std::string(64, 'a')) << line;
+  }
+}
+
 TEST_F(LostManifest, Level_Whose_Data_Lies_In_Another_File_Is_Of_No_Use) {
   add(-1, 0);
   chain_.files[0].header->data_elsewhere = true;

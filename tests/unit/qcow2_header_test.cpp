@@ -62,7 +62,8 @@ TEST(Qcow2Header, Compression_Counts_Only_Where_The_Header_Is_Long_Enough) {
 
 TEST(Qcow2Header, Version_2_Is_Read_Without_The_Fields_It_Lacks) {
   HeaderBytes file(2, 2 * kMiB);
-  file.put(72, 8, ~std::uint64_t{0});  // something else lies there
+  file.put(72, 4, 0x12345678);  // a header extension lies there
+  file.put(76, 4, 2);
   file.put(104, 1, 1);
   const auto header = parse_qcow2_header(file.bytes);
   ASSERT_TRUE(header);
@@ -77,6 +78,24 @@ TEST(Qcow2Header, Corrupt_Bit_Is_Seen_And_The_Dirty_Bit_Is_Not_It) {
   EXPECT_FALSE(parse_qcow2_header(file.bytes)->corrupt);
   file.put(72, 8, 3);
   EXPECT_TRUE(parse_qcow2_header(file.bytes)->corrupt);
+}
+
+TEST(Qcow2Header, Backing_Format_Is_Read_From_Among_The_Extensions) {
+  HeaderBytes file(3, kMiB);
+  EXPECT_EQ(parse_qcow2_header(file.bytes)->backing_format, "");
+  file.put(112, 4, 0x6803f857);  // some other one, of three bytes and padding
+  file.put(116, 4, 3);
+  file.put(128, 4, 0xe2792aca);
+  file.put(132, 4, 3);
+  file.put(136, 3, 0x726177);
+  file.put_backing(0x100, "d.full.qcow2");
+  EXPECT_EQ(parse_qcow2_header(file.bytes)->backing_format, "raw");
+  file.put(132, 4, 0x100 - 136);
+  EXPECT_TRUE(parse_qcow2_header(file.bytes)) << "up to the name";
+  for (const std::uint64_t size : {std::uint64_t{0x100 - 135}, std::uint64_t{5000}, std::uint64_t{0xffffffff}}) {
+    file.put(132, 4, size);
+    EXPECT_FALSE(parse_qcow2_header(file.bytes)) << size;
+  }
 }
 
 TEST(Qcow2Header, Backing_File_Is_Read_As_It_Stands_And_By_Name) {
