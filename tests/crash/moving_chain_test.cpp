@@ -256,7 +256,7 @@ TEST_F(MovingChain, Verify_Reads_Levels_Of_Which_Nothing_Is_Known) {
   std::mt19937 random(1);
   std::generate(disk.begin(), disk.end(), [&] { return static_cast<char>(random() % 128); });
   write_file(chain.folder() / "disk", disk);
-  run_checked({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "cluster_size=1M",
+  run_checked({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "cluster_size=1M,compression_type=zstd",
                chain.folder() / "disk", chain.file(-1)});
   EXPECT_EQ(chain.run("verify").exit_code, 0);
   fs::resize_file(chain.file(-1), fs::file_size(chain.file(-1)) - 400'000);
