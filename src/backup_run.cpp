@@ -214,15 +214,15 @@ class BackupRun {
         results_.push_back(to_json(device, plan.files, record, elapsed(), reason));
         clean_up_after_commit(session_, plan.intent);
       }
-    } catch (const std::exception& error) {
+    } catch (const Interrupted& signal) {
       reporter_.end_progress();
-      if (dynamic_cast<const Interrupted*>(&error) != nullptr) {
-        reporter_.passing("cancelling; ctrl-c again leaves at once, and the next run cleans up");
-      }
+      reporter_.passing("cancelling; ctrl-c again leaves at once, and the next run cleans up");
+      const bool all = undo(plans);
+      throw Interrupted(signal.signal_number(), all ? "the backup was cancelled, the chain is as it was" : "");
+    } catch (const std::exception&) {
+      reporter_.end_progress();
       undo(plans);
-      if (dynamic_cast<const Interrupted*>(&error) == nullptr) {
-        client_.throw_if_qemu_ends();  // it cancels our job before it goes
-      }
+      client_.throw_if_qemu_ends();  // it cancels our job before it goes
       throw;
     }
   }
@@ -234,6 +234,16 @@ class BackupRun {
     }
     write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
     ++begun_;
+  }
+
+  /// The point in time.
+  void begin(const std::vector<DiskPlan>& plans) {
+    try {
+      client_.execute(start_backup(plans));
+    } catch (const QmpError& error) {
+      throw Error(fmt::format("{}: {}", plans.front().pending().device, error.what()),
+                  "was the disk resized, or did another client work on it? The chain is as it was; try again");
+    }
   }
 
   /// Steps 3 to 5 of all disks.
@@ -252,7 +262,7 @@ class BackupRun {
         make_marks(session_, scratch, kMarks, plan.pending().virtual_size);
       }
     }
-    client_.execute(start_backup(plans));
+    begin(plans);
     const std::vector<Node> nodes = query_nodes(session_);
     std::vector<Pending> runs;
     for (const DiskPlan& plan : plans) {
@@ -270,19 +280,24 @@ class BackupRun {
     wait_for_backups(session_, runs);
   }
 
-  void undo(std::vector<DiskPlan>& plans) {
+  /// Whether nothing is left of the levels.
+  bool undo(std::vector<DiskPlan>& plans) {
+    bool all = true;
     plans.erase(plans.begin() + begun_, plans.end());  // of the others nothing was written
     for (DiskPlan& plan : plans) {
       if (!plan.intent.pending || plan.intent.pending->verified) {
-        continue;  // committed, or complete: the next run repeats the commit
+        all = false;  // committed, or complete: the next run repeats the commit
+        continue;
       }
       try {
         undo_with_any_connection(plan);
       } catch (const std::exception& error) {
         reporter_.warning(fmt::format("{}: not everything could be taken back: {}; the next run does it",
                                       plan.disk.label, error.what()));
+        all = false;
       }
     }
+    return all;
   }
 
   void undo_with_any_connection(DiskPlan& plan) {

@@ -27,6 +27,9 @@ constexpr mode_t kFileMode = 0600;
 constexpr mode_t kFolderMode = 0700;
 
 std::string hint_for(int error) {
+  if (error == ENOSPC || error == EDQUOT) {
+    return "make room, then try again";
+  }
   return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are" : "";
 }
 

@@ -54,6 +54,14 @@ void throw_if_failed(const ProcessResult& result, std::string_view command, cons
 
 }  // namespace
 
+std::string with_doubled_commas(const std::string& name) {
+  std::string doubled;
+  for (const char c : name) {
+    doubled += c == ',' ? ",," : std::string(1, c);
+  }
+  return doubled;
+}
+
 std::optional<double> convert_progress(std::string_view piece) {
   const auto open = piece.rfind('(');
   const auto slash = open == std::string_view::npos ? open : piece.find('/', open);

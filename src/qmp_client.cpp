@@ -134,7 +134,7 @@ void QmpClient::Connection::handshake() {
     }
     if (lines.empty()) {
       throw ConnectError(fmt::format("QEMU at {} closed the connection before its greeting", address.text()),
-                         "check that -socket names a QMP monitor");
+                         "check that -socket names a QMP monitor, and that QEMU runs");
     }
     const QmpMessage message = take_message();
     if (const auto* greeting = std::get_if<QmpGreeting>(&message)) {

@@ -31,15 +31,6 @@ constexpr std::chrono::hours kLongest{7 * 24};
 /// Storage that is faster costs less read twice than filling the page cache does; slower storage must be read once.
 constexpr ByteCount kFastStorage = 400 * kMiB;
 
-/// As -drive wants a comma in a file's name.
-std::string with_doubled_commas(const std::string& name) {
-  std::string doubled;
-  for (const char c : name) {
-    doubled += c == ',' ? ",," : std::string(1, c);
-  }
-  return doubled;
-}
-
 class Restore {
  public:
   Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request, const ChainWatch& watch)
@@ -146,8 +137,14 @@ class Restore {
     if (exists(output_)) {
       throw ChainError(fmt::format("{} exists already, and nothing is overwritten", output_), "give another --output");
     }
-    if (!is_folder(std::filesystem::path(output_).parent_path().string())) {
+    const std::filesystem::path path(output_);
+    if (!is_folder(path.parent_path().string())) {
       throw ChainError(fmt::format("there is no folder for {}", output_), "create it");
+    }
+    const std::string name = path.filename().string();
+    if (std::filesystem::equivalent(path.parent_path(), request_.files.folder()) &&
+        (request_.files.level_of_file(name) || request_.files.level_of_partial(name))) {
+      throw ChainError(fmt::format("{} is the name of a level of the chain", output_), "give another --output");
     }
   }
 

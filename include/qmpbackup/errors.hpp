@@ -70,8 +70,8 @@ class DamageFound : public Error {
 /// A signal asked the run to end.
 class Interrupted : public Error {
  public:
-  explicit Interrupted(int signal_number)
-      : Error("ended by signal " + std::to_string(signal_number)), signal_number_(signal_number) {}
+  explicit Interrupted(int signal_number, std::string hint = {})
+      : Error("ended by signal " + std::to_string(signal_number), std::move(hint)), signal_number_(signal_number) {}
   [[nodiscard]] int signal_number() const { return signal_number_; }
 
  private:

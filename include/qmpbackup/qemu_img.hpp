@@ -11,6 +11,9 @@
 
 namespace qmpbackup {
 
+/// A file name inside a list of options such as -drive takes.
+std::string with_doubled_commas(const std::string& name);
+
 /// What `qemu-img convert -p` prints over and over, "(12.34/100%)", as a share from 0 to 1; nothing in other text.
 std::optional<double> convert_progress(std::string_view piece);
 

@@ -163,6 +163,14 @@ TEST_F(ChainCommands, Restore_Overwrites_Nothing_And_Needs_A_Folder) {
   expect_refusal(on_chain("restore", {"--output", "{}/p"}), 1, "p.partial");
 }
 
+TEST_F(ChainCommands, Restore_Gives_No_File_The_Name_Of_A_Level) {
+  for (const char* name : {"d.inc2.qcow2", "d.inc2.qcow2.partial"}) {
+    const ProgramResult result = on_chain("restore", {"--output", path(name)});
+    EXPECT_EQ(result.exit_code, 1) << result.out;
+    EXPECT_NE(result.err.find("is the name of a level of the chain"), std::string::npos) << result.err;
+  }
+}
+
 TEST_F(ChainCommands, Restore_Refuses_A_Level_That_Is_Not_There_Or_Too_New) {
   expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "2"}), 1, "no level inc2");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--at", "1999-01-01"}), 1, "the oldest is the full");

@@ -111,6 +111,19 @@ TEST_F(Changes, Shrunk_And_Grown_While_The_Backup_Begins_Commits_Nothing) {
   }
 }
 
+TEST_F(Changes, Grown_While_The_Backup_Begins_Commits_Nothing_And_Goes_On) {
+  begin();
+  const ProgramResult result = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+    if (point.command == "blockdev-create" && point.moment == Moment::BeforeSending) {
+      scene_->resize(6 * MiB);
+    }
+    return Verdict::Forward;
+  });
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("was the disk resized"), std::string::npos) << result.err;
+  expect_goes_on();
+}
+
 // The guest may renew the marks before the new full is complete; nothing but the bitmap's absence tells then.
 TEST_F(Changes, Shrunk_And_Grown_Is_Not_Forgotten_When_The_New_Full_Fails) {
   begin();
