@@ -149,6 +149,9 @@ class BackupRun {
       print(plan);
       return;
     }
+    for (const QmpCommand& command : without_marks_) {  // the guest may renew the marks before the new full is complete
+      client_.execute(command);
+    }
     if (!plan.disks.empty()) {
       take_levels(plan.disks);
     }
@@ -186,8 +189,8 @@ class BackupRun {
       if (!options_.dry_run) {
         const Disk on = find_disk(vm_, request.device);
         disk.marks_intact = look_at_marks(session_, vm_, on, disk.chain);
-        if (disk.marks_intact == false && !request.level) {  // a guest may renew the marks before the full is complete
-          client_.execute(remove_bitmap(on.node, disk.chain.manifest->last()->bitmap));
+        if (disk.marks_intact == false) {
+          without_marks_.push_back(remove_bitmap(on.node, disk.chain.manifest->last()->bitmap));
         }
       }
       disks.push_back(std::move(disk));
@@ -334,7 +337,8 @@ class BackupRun {
   QmpClient client_;
   Session session_;
   VmState vm_;
-  std::ptrdiff_t begun_ = 0;  ///< so many disks' intents are on disk
+  std::vector<QmpCommand> without_marks_;  ///< each removes a bitmap that a new full replaces
+  std::ptrdiff_t begun_ = 0;               ///< so many disks' intents are on disk
   std::vector<std::string> lines_;
   nlohmann::json results_ = nlohmann::json::array();
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
