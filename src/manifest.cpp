@@ -122,7 +122,11 @@ LevelRecord parse_record(json object) {
   record.file_size = fields.bytes("file_size");
   record.compression = fields.text("compression");
   record.bitmap = {fields.text("bitmap")};
-  record.marks = fields.count("marks");
+  if (fields.has("marked")) {
+    record.marked = fields.flag("marked");
+  } else {
+    record.marks = fields.count("marks");
+  }
   record.qemu = fields.text("qemu");
   if (fields.has("sha256")) {
     record.sha256 = fields.text("sha256");
@@ -180,7 +184,7 @@ json known_fields(const LevelRecord& record) {
               {"file_size", record.file_size},
               {"compression", record.compression},
               {"bitmap", record.bitmap.value},
-              {"marks", record.marks},
+              {record.marked ? "marked" : "marks", record.marked ? json(*record.marked) : json(record.marks)},
               {"qemu", record.qemu},
               {"sha256", record.sha256 ? json(*record.sha256) : json(nullptr)}};
   if (record.checked) {

@@ -27,10 +27,11 @@ struct LevelRecord {
   ByteCount virtual_size = 0;
   ByteCount bytes_copied = 0;
   ByteCount file_size = 0;
-  std::string compression;  ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
-  BitmapName bitmap;        ///< holds what was written since `time`
-  std::size_t marks = 0;    ///< so many the bitmap began with (bitmap_marks.hpp)
-  std::string qemu;         ///< version
+  std::string compression;       ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
+  BitmapName bitmap;             ///< holds what was written since `time`
+  std::size_t marks = 0;         ///< so many the bitmap began with (bitmap_marks.hpp)
+  std::optional<bool> marked{};  ///< what the first manifests say instead: of marks that are not looked for any more
+  std::string qemu;              ///< version
   std::optional<std::string> sha256;
   bool checked = false;                             ///< `qemu-img check` passed on the bytes that have this sha256
   nlohmann::json other = nlohmann::json::object();  ///< fields this version does not know, kept in a rewrite

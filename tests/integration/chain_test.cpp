@@ -222,8 +222,8 @@ TEST_F(OutputTest, Last_Line_Says_What_Was_Made) {
   vm().write("disk0", 0, 512 * KiB, 0x72);
   const auto incremental = chain().take(0);
   EXPECT_TRUE(
-      std::regex_match(incremental.out, std::regex(R"(disk0: inc0 -> \S+/disk0\.inc0\.qcow2  [0-9.]+ KiB changed, )"
-                                                   R"([0-9.]+ KiB written, [0-9.]+ s\n)")))
+      std::regex_match(incremental.out, std::regex(R"(disk0: inc0 -> \S+/disk0\.inc0\.qcow2  [0-9.]+ [KM]iB changed, )"
+                                                   R"([0-9.]+ [KM]iB written, [0-9.]+ s\n)")))
       << incremental.out;
   EXPECT_EQ(chain().take(1, {"--quiet"}).out, "");
 }

@@ -128,6 +128,20 @@ TEST(Manifest, Says_That_A_Level_Was_Checked_Only_Where_It_Was) {
   EXPECT_NE(as_json(manifest).at("checksum"), without.at("checksum")) << "a flipped bit must not take the claim away";
 }
 
+TEST(Manifest, Of_The_First_Kind_Is_Read_And_Its_Marks_Are_Not_Looked_For) {
+  Manifest manifest = manifest_of(1);
+  for (LevelRecord& level : manifest.levels) {
+    level.marks = 0;
+    level.marked = true;
+  }
+  const json document = as_json(manifest);
+  EXPECT_EQ(document.at("levels")[1].at("marked"), true);
+  EXPECT_FALSE(document.at("levels")[1].contains("marks"));
+  const Manifest again = parse_manifest(document.dump());
+  EXPECT_EQ(again.levels[1].marks, 0U);
+  EXPECT_EQ(format_manifest(again), format_manifest(manifest));
+}
+
 TEST(Manifest, Round_Trip_Keeps_The_Intent_Of_A_Run) {
   Manifest manifest = manifest_of(1);
   manifest.pending = pending_of(manifest);
