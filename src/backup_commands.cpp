@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "qmpbackup/bitmap_marks.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 
 namespace qmpbackup {
 
@@ -50,7 +51,7 @@ QmpCommand transaction(nlohmann::json actions) {
 
 bool compares_marks(const DiskPlan& plan) {
   const LevelRecord* last = plan.previous_bitmap ? plan.intent.last() : nullptr;
-  return last != nullptr && plan.pending().marks > 0 && last->marks == count_marks(last->virtual_size) &&
+  return last != nullptr && plan.pending().marks > 0 && has_known_marks(*last) &&
          last->virtual_size <= plan.pending().virtual_size;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/folders.hpp"
@@ -104,6 +105,9 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
 
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_chain(loop, files);
+  if (file_beyond_manifest(chain, files)) {  // or a run has begun and committed since the manifest was read
+    chain = read_chain(loop, files);
+  }
   for (const LevelRecord& record : chain.levels()) {
     if (const auto path = place_elsewhere(*chain.manifest, files, record.level)) {
       std::erase_if(chain.files, [&](const LevelFile& file) { return file.level == record.level; });

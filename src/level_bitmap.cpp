@@ -39,11 +39,15 @@ std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::op
   return {};
 }
 
+bool has_known_marks(const LevelRecord& record) {
+  return record.marks > 0 && record.marks == count_marks(record.virtual_size);
+}
+
 const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
   const LevelRecord* last = chain.manifest ? chain.manifest->last() : nullptr;
   const Node* node = vm.find_node(disk.node);
   if (last == nullptr || node == nullptr || !vm.features.human_monitor || node->virtual_size < last->virtual_size ||
-      last->marks == 0 || last->marks != count_marks(last->virtual_size)) {
+      !has_known_marks(*last)) {
     return nullptr;
   }
   const Bitmap* bitmap = node->find_bitmap(last->bitmap);

@@ -62,21 +62,8 @@ class Fields {
     return name;
   }
 
-  ByteCount bytes(const char* key) {
-    const json value = take(key);
-    if (!value.is_number_unsigned()) {
-      throw ManifestDamaged(fmt::format("'{}' of {} is not a number of bytes", key, where_));
-    }
-    return value.get<ByteCount>();
-  }
-
-  std::size_t count(const char* key) {
-    const json value = take(key);
-    if (!value.is_number_unsigned()) {
-      throw ManifestDamaged(fmt::format("'{}' of {} is not a count", key, where_));
-    }
-    return value.get<std::size_t>();
-  }
+  ByteCount bytes(const char* key) { return number(key, "number of bytes"); }
+  std::size_t count(const char* key) { return number(key, "count"); }
 
   bool flag(const char* key) {
     const json value = take_if_present(key).value_or(false);
@@ -107,6 +94,14 @@ class Fields {
   json rest() { return std::move(object_); }
 
  private:
+  std::uint64_t number(const char* key, const char* what) {
+    const json value = take(key);
+    if (!value.is_number_unsigned()) {
+      throw ManifestDamaged(fmt::format("'{}' of {} is not a {}", key, where_, what));
+    }
+    return value.get<std::uint64_t>();
+  }
+
   json object_;
   std::string where_;
 };

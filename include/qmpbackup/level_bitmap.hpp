@@ -18,6 +18,9 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last);
 /// bitmap (bitmap_marks.hpp); nothing where that was not looked at.
 std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::optional<bool> marks_intact);
 
+/// Whether a level's bitmap began with the marks that this version looks for.
+bool has_known_marks(const LevelRecord& record);
+
 /// The level record whose bitmap the next incremental needs, if its marks can be looked at before planning
 /// (bitmap_marks.hpp): the bitmap is on the disk's node and usable.
 const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +46,18 @@ class Changes : public testing::Test {
     EXPECT_NE(result.err.find(hint), std::string::npos) << result.err;
     EXPECT_TRUE(files_in(scene_->folder()) == files) << "changed: " << scene_->folder();
     EXPECT_EQ(vm().our_bitmaps(Scene::disk), bitmaps);
+  }
+
+  // `change` comes after the last look at the disk and before the point in time.
+  void expect_refused_while_it_begins(const std::string& why, const std::function<void()>& change) {
+    const ProgramResult result = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+      if (point.command == "blockdev-create" && point.moment == Moment::BeforeSending) {
+        change();
+      }
+      return Verdict::Forward;
+    });
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_NE(result.err.find(why), std::string::npos) << result.err;
   }
 
   // The old chain is sound and only cannot go on: it moves aside, and still restores.
