@@ -55,13 +55,17 @@ bool compares_marks(const DiskPlan& plan) {
          last->virtual_size <= plan.pending().virtual_size;
 }
 
+BitmapName old_marks(const DiskPlan& plan) {
+  return plan.intent.last()->virtual_size == plan.pending().virtual_size ? kMarks : kOldMarks;
+}
+
 QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
   nlohmann::json actions = nlohmann::json::array();
   for (const DiskPlan& plan : plans) {
     const Pending& pending = plan.pending();
     if (compares_marks(plan)) {
       for (nlohmann::json& action :
-           compare_with_marks(scratch_node(pending.chain), plan.disk.node, *plan.previous_bitmap)) {
+           compare_with_marks(scratch_node(pending.chain), old_marks(plan), plan.disk.node, *plan.previous_bitmap)) {
         actions.push_back(std::move(action));
       }
     }
@@ -140,7 +144,8 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});
       append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
-      append({transaction(compare_with_marks(scratch, disk.disk.node, *disk.previous_bitmap)), delete_node(scratch)});
+      append({transaction(compare_with_marks(scratch, kOldMarks, disk.disk.node, *disk.previous_bitmap)),
+              delete_node(scratch)});
     }
   }
   for (const DiskPlan& disk : plan.disks) {
@@ -151,7 +156,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     if (disk.pending().marks > 0) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});
-      if (compares_marks(disk)) {
+      if (compares_marks(disk) && old_marks(disk) != kMarks) {
         append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
       }
       append(add_marks(scratch, kMarks, disk.pending().virtual_size));

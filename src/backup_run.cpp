@@ -60,7 +60,7 @@ std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Dis
   try {
     session.client.execute(add_scratch_node(scratch, vm.find_node(disk.node)->virtual_size));
     make_marks(session, scratch, kOldMarks, level->virtual_size);
-    session.client.execute(transaction(compare_with_marks(scratch, disk.node, level->bitmap)));
+    session.client.execute(transaction(compare_with_marks(scratch, kOldMarks, disk.node, level->bitmap)));
     const bool intact = all_marks_are_there(query_nodes(session), scratch);
     session.client.execute(delete_node(scratch));
     return intact;
@@ -259,7 +259,7 @@ class BackupRun {
       if (plan.pending().marks > 0) {
         const NodeName scratch = scratch_node(plan.pending().chain);
         client_.execute(add_scratch_node(scratch, plan.pending().virtual_size));
-        if (compares_marks(plan)) {
+        if (compares_marks(plan) && old_marks(plan) != kMarks) {
           make_marks(session_, scratch, kOldMarks, plan.intent.last()->virtual_size);
         }
         make_marks(session_, scratch, kMarks, plan.pending().virtual_size);

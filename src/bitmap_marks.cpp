@@ -22,8 +22,8 @@ std::vector<MarkedRange> marks_of(ByteCount virtual_size) {
   const ByteCount last = (virtual_size - 1) / kGranularity * kGranularity;
   const ByteCount tail = last - std::min(last, kMiB - kGranularity);
   std::vector<MarkedRange> ranges{{tail, virtual_size - tail}};
-  for (ByteCount distance = 4 * kMiB; distance != 0 && distance <= last; distance *= 4) {
-    ranges.push_back({last - distance, kGranularity});
+  for (ByteCount distance = 2 * kMiB; distance != 0 && distance <= last; distance *= 2) {
+    ranges.push_back({last - distance + kGranularity, kGranularity});
   }
   return ranges;
 }
@@ -52,9 +52,10 @@ std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& nam
   return commands;
 }
 
-json compare_with_marks(const NodeName& scratch, const NodeName& node, const BitmapName& bitmap) {
+json compare_with_marks(const NodeName& scratch, const BitmapName& marks, const NodeName& node,
+                        const BitmapName& bitmap) {
   const json theirs{{"node", node.value}, {"name", bitmap.value}};
-  const json old_marks{{"node", scratch.value}, {"name", kOldMarks.value}};
+  const json old_marks{{"node", scratch.value}, {"name", marks.value}};
   const auto add = [&](const BitmapName& name) {
     return json{{"type", "block-dirty-bitmap-add"},
                 {"data", {{"node", scratch.value}, {"name", name.value}, {"granularity", kGranularity}}}};

@@ -82,6 +82,15 @@ TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Much_O
   expect_new_full_needed();
 }
 
+// Of a cut of 2^n MiB the first granule is a mark.
+TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Nearly_All_Of_It) {
+  begin();
+  scene_->resize(2 * MiB);
+  scene_->resize(4 * MiB);
+  vm().write(Scene::disk, 2 * MiB + 64 * KiB, 2 * MiB - 64 * KiB, 9);
+  expect_new_full_needed();
+}
+
 // All of what is cut off lies in marks: missing or copied.
 TEST_F(Changes, Shrunk_By_Less_Than_A_MiB_And_Grown_Loses_Nothing_Whatever_The_Guest_Writes) {
   begin();
@@ -125,7 +134,8 @@ TEST_F(Changes, Shrunk_And_Grown_Is_Not_Forgotten_When_The_New_Full_Fails) {
                                                                                       : Verdict::Forward;
   });
   EXPECT_EQ(failed.exit_code, 128 + SIGKILL);
-  vm().write(Scene::disk, 3 * MiB, MiB, 9);  // the last MiB, with all marks in what was cut off
+  vm().write(Scene::disk, 3 * MiB, MiB, 9);  // all marks in what was cut off
+  vm().write(Scene::disk, 2 * MiB, 64 * KiB, 9);
   expect_archives(scene_->recover_and_check(), 1);
 }
 

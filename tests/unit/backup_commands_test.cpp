@@ -80,8 +80,7 @@ TEST_F(CommandsTest, Come_In_The_Order_That_The_Promise_Rests_On) {
   then({"transaction", "blockdev-del"});
   then({"add-fd", "add-fd", "add-fd", "add-fd", "blockdev-add", "blockdev-create", "job-dismiss", "blockdev-add"});
   then({"blockdev-add"});
-  then(mark);                             // the previous level's, to be compared at the point in time
-  then(mark);                             // this level's
+  then(mark);                             // this level's, and the previous one's: the disk is as large as it was
   then({"transaction", "blockdev-del"});  // the point in time
   then({"blockdev-reopen", "blockdev-del", "blockdev-del", "job-dismiss", "block-dirty-bitmap-remove", "remove-fd"});
   EXPECT_EQ(names_of(commands), expected);
@@ -89,6 +88,25 @@ TEST_F(CommandsTest, Come_In_The_Order_That_The_Promise_Rests_On) {
   EXPECT_EQ(last_but_one.arguments, (json{{"node", "#block1"}, {"name", level_bitmap(kChain, Level{0}).value}}))
       << "the previous bitmap goes after all that can fail";
   EXPECT_EQ(commands[commands.size() - 3].arguments.at("id"), level_job(kChain, Level{1}).value);
+}
+
+TEST_F(CommandsTest, Mark_A_Grown_Disk_As_It_Was_And_As_It_Is) {
+  have_chain_up_to(0);
+  ask(1);
+  const auto bitmaps_of_marks = [&] {
+    std::vector<std::string> bitmaps;
+    for (const QmpCommand& command : list_commands(plan())) {
+      if (command.name == "block-dirty-bitmap-add") {
+        bitmaps.push_back(command.arguments.at("name"));
+      }
+    }
+    return bitmaps;
+  };
+  EXPECT_EQ(bitmaps_of_marks(), (std::vector<std::string>{kOldMarks.value, kMarks.value}));
+  EXPECT_EQ(old_marks(disk_plan()), kMarks);
+  node().virtual_size += kGiB;
+  EXPECT_EQ(bitmaps_of_marks(), (std::vector<std::string>{kOldMarks.value, kOldMarks.value, kMarks.value}));
+  EXPECT_EQ(old_marks(disk_plan()), kOldMarks);
 }
 
 TEST_F(CommandsTest, Never_Clear_A_Bitmap_Or_Let_A_Job_Change_One) {
@@ -326,7 +344,7 @@ TEST_F(CommandsTest, Marks_Are_Made_And_Compared_On_A_Scratch_Node_Alone) {
   const std::string line = commands.at(1).arguments.at("command-line");
   EXPECT_TRUE(line.starts_with("qemu-io qmpbackup-0123456789ab-marks ")) << line;
   EXPECT_NE(line.find(" 7340032 1048576"), std::string::npos) << line;
-  const json compare = compare_with_marks(scratch, {"#block1"}, {"old"});
+  const json compare = compare_with_marks(scratch, kOldMarks, {"#block1"}, {"old"});
   for (const json& action : compare) {
     EXPECT_EQ(action.at("data").at("node"), scratch.value) << "the disk's own bitmaps are only read";
   }
