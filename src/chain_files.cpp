@@ -83,6 +83,11 @@ ChainFiles ChainFiles::archived(std::string_view compact_time) const {
   return ChainFiles(fmt::format("{}.{}/{}", base_, compact_time, name()));
 }
 
+bool ChainFiles::is_archived() const {
+  const std::string above = folder();
+  return time_of_archive(std::string_view(above).substr(above.rfind('/') + 1)).has_value();
+}
+
 std::string ChainFiles::backing_link(Level below) const {
   const std::string file = level_file(below);
   return file.find(':') == std::string::npos ? file : "./" + file;

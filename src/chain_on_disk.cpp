@@ -32,6 +32,9 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
   if (file == nullptr) {
     return fmt::format("{} is gone", record.file);
   }
+  if (!file->unreadable.empty()) {
+    return file->unreadable;
+  }
   if (!file->header) {
     return fmt::format("{} is not a {} file", record.file, file->modified.empty() ? "regular" : "qcow2");
   }

@@ -14,7 +14,14 @@
 namespace qmpbackup {
 namespace {
 
+enum class Unreadable { kThrow, kNote };
+
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
+  if (exists(files.manifest_path()) && !regular_file_info(files.manifest_path())) {
+    chain.manifest_state = ManifestState::kDamaged;
+    chain.manifest_problem = "it is not a regular file";
+    return;
+  }
   const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
   if (!text) {
     return;
@@ -32,7 +39,17 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   }
 }
 
-LevelFile read_level(const std::string& path, Level level) {
+void read_header(const std::string& path, LevelFile& file) {
+  // Our own files name their backing file right behind the header; others may do so further on, up to the cluster's
+  // end.
+  constexpr std::size_t kUsually = 4 * kKiB;
+  file.header = parse_qcow2_header(read_front(path, kUsually));
+  if (!file.header) {
+    file.header = parse_qcow2_header(read_front(path, kQcow2HeaderBytes));
+  }
+}
+
+LevelFile read_level(const std::string& path, Level level, Unreadable unreadable) {
   LevelFile file;
   file.level = level;
   if (const auto info = regular_file_info(path)) {
@@ -40,12 +57,13 @@ LevelFile read_level(const std::string& path, Level level) {
     file.modified = info->modified;
     file.is_link = info->is_link;
     file.others_may_write = info->others_may_write;
-    // Our own files name their backing file right behind the header; others may do so further on, up to the cluster's
-    // end.
-    constexpr std::size_t kUsually = 4 * kKiB;
-    file.header = parse_qcow2_header(read_front(path, kUsually));
-    if (!file.header) {
-      file.header = parse_qcow2_header(read_front(path, kQcow2HeaderBytes));
+    try {
+      read_header(path, file);
+    } catch (const FileError& error) {
+      if (unreadable == Unreadable::kThrow) {
+        throw;
+      }
+      file.unreadable = error.what();
     }
   }
   return file;
@@ -80,14 +98,12 @@ bool is_empty_image(EventLoop& loop, const ChainFiles& files, const LevelFile& f
   }
 }
 
-}  // namespace
-
-ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
+ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unreadable) {
   ChainOnDisk chain;
   read_manifest(files, chain);
   for (const std::string& name : list_folder(files.folder())) {
     if (const auto level = files.level_of_file(name)) {
-      chain.files.push_back(read_level(files.level_path(*level), *level));
+      chain.files.push_back(read_level(files.level_path(*level), *level, unreadable));
     } else if (const auto partial = files.level_of_partial(name)) {
       chain.partials.push_back(*partial);
     } else if (const auto time = files.time_of_archive(name)) {
@@ -103,15 +119,21 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   return chain;
 }
 
+}  // namespace
+
+ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
+  return read_files(loop, files, Unreadable::kThrow);
+}
+
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
-  ChainOnDisk chain = read_chain(loop, files);
+  ChainOnDisk chain = read_files(loop, files, Unreadable::kNote);
   if (file_beyond_manifest(chain, files)) {  // or a run has begun and committed since the manifest was read
-    chain = read_chain(loop, files);
+    chain = read_files(loop, files, Unreadable::kNote);
   }
   for (const LevelRecord& record : chain.levels()) {
     if (const auto path = place_elsewhere(*chain.manifest, files, record.level)) {
       std::erase_if(chain.files, [&](const LevelFile& file) { return file.level == record.level; });
-      chain.files.push_back(read_level(*path, record.level));
+      chain.files.push_back(read_level(*path, record.level, Unreadable::kNote));
       chain.files.back().elsewhere = *path;
     }
   }

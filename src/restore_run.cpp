@@ -84,8 +84,9 @@ class Restore {
       }
       const auto found = newest_at(levels_, *request_.at);
       if (!found) {
-        throw ChainError(fmt::format("no level of {} is as old as {}", files.base(), *request_.at),
-                         fmt::format("the oldest is the full, from {}", levels_.front().record.time));
+        throw ChainError(
+            fmt::format("no level of {} is as old as {}", files.base(), *request_.at),
+            fmt::format("the oldest is the full, from {}{}", levels_.front().record.time, earlier_chain()));
       }
       level = *found;
     }
@@ -101,6 +102,16 @@ class Restore {
     }
     all_levels_ = levels_;
     levels_.resize(*index + 1);
+  }
+
+  /// Where the disk may be found as it was at `at`, before this chain.
+  [[nodiscard]] std::string earlier_chain() const {
+    const std::string at = compact_time(*request_.at);
+    std::string found;
+    for (const std::string& begun : chain_.archives) {
+      found = begun <= at ? begun : found;
+    }
+    return found.empty() ? "" : "; an earlier chain: -backupFile " + request_.files.archived(found).base();
   }
 
   void refuse_faults() const {

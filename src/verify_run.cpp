@@ -166,7 +166,8 @@ class Verifier {
   }
 
   [[nodiscard]] std::string times(std::size_t first, std::size_t last) const {
-    const std::string from = format_local(levels_[first].record.time);
+    const std::string& time = levels_[first].record.time;
+    const std::string from = time.empty() ? "?" : format_local(time);
     return first == last ? from : fmt::format("{} to {}", from, format_local(levels_[last].record.time));
   }
 
@@ -213,13 +214,15 @@ class Verifier {
       damage["message_type"] = "damage";
       reporter_.json_line(damage);
     }
-    throw DamageFound(fmt::format("{}: {}", files_.base(),
-                                  damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
-                                                             damaged_ == 1 ? "is" : "are")
-                                               : fault),
-                      newest ? fmt::format("the newest level that restores is {}; take a new full with -inc auto",
-                                           level_name(*newest))
-                             : "nothing restores from here; take a new full");
+    throw DamageFound(
+        fmt::format("{}: {}", files_.base(),
+                    damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
+                                               damaged_ == 1 ? "is" : "are")
+                                 : fault),
+        fmt::format("{}; {}",
+                    newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
+                    files_.is_archived() ? "an earlier chain: nothing is added to it any more"
+                                         : "take a new full with -inc auto"));
   }
 
   EventLoop& loop_;

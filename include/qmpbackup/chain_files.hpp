@@ -35,6 +35,8 @@ class ChainFiles {
   [[nodiscard]] std::string checksums_path() const;         ///< BASE.sha256
   /// The same chain's names inside its archive folder BASE.<time>/; `compact_time` as in 20261122T020000Z.
   [[nodiscard]] ChainFiles archived(std::string_view compact_time) const;
+  /// Whether these are such names.
+  [[nodiscard]] bool is_archived() const;
 
   /// What a level on top of level `below` names in its qcow2 header as its backing file: the file name alone, so that
   /// the folder can be moved. A name with a colon gets "./" in front: QEMU would take `vm1:disk` for a protocol

@@ -21,6 +21,7 @@ struct LevelFile {
   std::string modified{};               ///< RFC 3339 in UTC; empty: no regular file
   bool is_link = false;                 ///< a symbolic link to a regular file
   bool others_may_write = false;
+  std::string unreadable{};  ///< why it cannot be opened (read_chain_to_restore)
   std::string elsewhere{};  ///< its path, where it is not under its final name yet, or any more (read_chain_to_restore)
 };
 

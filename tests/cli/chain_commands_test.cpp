@@ -177,6 +177,38 @@ TEST_F(ChainCommands, Restore_Refuses_A_Level_That_Is_Not_There_Or_Too_New) {
   EXPECT_FALSE(std::filesystem::exists(path("o")));
 }
 
+TEST_F(ChainCommands, Restore_Names_The_Earlier_Chain_That_Is_Old_Enough) {
+  for (const char* folder : {"d.20190101T000000Z", "d.20200101T000000Z", "d.20210101T000000Z"}) {
+    std::filesystem::create_directory(path(folder));
+  }
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--at", "2020-06-01"}), 1,
+                 "an earlier chain: -backupFile " + path("d.20200101T000000Z/d"));
+  const ProgramResult before_all = on_chain("restore", {"--output", "{}/o", "--at", "1999-01-01"});
+  EXPECT_EQ(before_all.err.find("earlier"), std::string::npos) << before_all.err;
+}
+
+TEST_F(ChainCommands, Verify_Advises_No_Backup_Where_An_Earlier_Chain_Is_Damaged) {
+  const std::string folder = path("d.20200101T000000Z");
+  std::filesystem::create_directory(folder);
+  std::filesystem::rename(path("d.inc0.qcow2"), folder + "/d.inc0.qcow2");
+  const ProgramResult earlier = run({"verify", "-backupFile", folder + "/d"});
+  EXPECT_EQ(earlier.exit_code, 6);
+  EXPECT_NE(earlier.err.find("nothing is added to it any more"), std::string::npos) << earlier.err;
+  EXPECT_NE(earlier.out.find("does not restore: full to inc0\n                  ? to 20"), std::string::npos)
+      << earlier.out;
+  const ProgramResult present = on_chain("verify");
+  EXPECT_EQ(present.exit_code, 6);
+  EXPECT_NE(present.err.find("take a new full with -inc auto"), std::string::npos) << present.err;
+}
+
+TEST_F(ChainCommands, Folder_In_The_Place_Of_The_Manifest_Keeps_No_Level_From_Being_Restored) {
+  std::filesystem::create_directory(path("d.chain.json"));
+  const ProgramResult verify = on_chain("verify");
+  EXPECT_EQ(verify.exit_code, 6);
+  EXPECT_NE(verify.err.find("unreadable (it is not a regular file)"), std::string::npos) << verify.err;
+  EXPECT_EQ(on_chain("restore", {"--output", "{}/o"}).exit_code, 0);
+}
+
 TEST_F(ChainCommands, Restore_Refuses_A_Broken_Chain_And_Names_The_Last_Good_Level) {
   std::filesystem::resize_file(path("d.inc1.qcow2"), 50);
   expect_refusal(on_chain("restore", {"--output", "{}/o"}), 1, "the newest level that is good: inc0 (-inc 0)");

@@ -100,6 +100,10 @@ TEST(ChainFiles, Refuse_A_Name_Too_Long_For_A_File_System_Before_Anything_Is_Mad
 TEST(ChainFiles, Keep_Their_Names_Inside_An_Archive_Folder) {
   const ChainFiles archived = ChainFiles("/backup/vm1:disk").archived("20261122T020000Z");
   EXPECT_EQ(archived.folder(), "/backup/vm1:disk.20261122T020000Z");
+  EXPECT_TRUE(archived.is_archived());
+  EXPECT_FALSE(ChainFiles("/backup/vm1:disk").is_archived());
+  EXPECT_FALSE(ChainFiles("vm1:disk").is_archived());
+  EXPECT_FALSE(ChainFiles("/backup/vm1:disk.20261122T020000Z/vm2").is_archived());
   EXPECT_EQ(archived.level_path(Level{0}), "/backup/vm1:disk.20261122T020000Z/vm1:disk.inc0.qcow2");
   EXPECT_EQ(archived.backing_link(kFullLevel), "./vm1:disk.full.qcow2");
 }
