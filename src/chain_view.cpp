@@ -1,6 +1,10 @@
 #include "qmpbackup/chain_view.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+
+#include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
 namespace {
@@ -15,6 +19,48 @@ std::optional<Level> missing_below(const ChainOnDisk& chain, const ChainFiles& f
   const auto link = files.level_of_file(file.header->backing_name());
   const bool between = link && *link < file.level && (!below || *below < *link);
   return between && chain.file_of(*link) == nullptr ? link : std::nullopt;
+}
+
+/// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.
+bool times_ascend(const std::vector<LevelView>& levels) {
+  return std::is_sorted(levels.begin(), levels.end(),
+                        [](const LevelView& a, const LevelView& b) { return a.record.time < b.record.time; });
+}
+
+/// The newest level not after a point in time (RFC 3339 in UTC, compared as text); nothing when all are later.
+std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc) {
+  std::optional<Level> found;
+  for (const LevelView& view : levels) {
+    if (view.record.time <= utc) {
+      found = view.record.level;
+    }
+  }
+  return found;
+}
+
+/// The base of the newest earlier chain that begins not after `at`; empty where there is none.
+std::string earlier_chain(const ChainOnDisk& chain, const ChainFiles& files, const std::string& at) {
+  std::string found;
+  for (const std::string& begun : chain.archives) {
+    found = begun <= compact_time(at) ? begun : found;
+  }
+  return found.empty() ? found : files.archived(found).base();
+}
+
+Level level_at(const ChainOnDisk& chain, const ChainFiles& files, const std::vector<LevelView>& levels,
+               const std::string& at) {
+  if (!levels.front().from_manifest && !times_ascend(levels)) {
+    throw ChainError(fmt::format("{} has no readable manifest, and its files' times are not in the order of its levels",
+                                 files.base()),
+                     "choose a level with -inc");
+  }
+  if (const auto found = newest_at(levels, at)) {
+    return *found;
+  }
+  const std::string earlier = earlier_chain(chain, files, at);
+  throw ChainError(fmt::format("no level of {} is as old as {}", files.base(), at),
+                   fmt::format("the oldest is the full, from {}{}", levels.front().record.time,
+                               earlier.empty() ? "" : "; an earlier chain: -backupFile " + earlier));
 }
 
 }  // namespace
@@ -97,19 +143,23 @@ bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>
   });
 }
 
-bool times_ascend(const std::vector<LevelView>& levels) {
-  return std::is_sorted(levels.begin(), levels.end(),
-                        [](const LevelView& a, const LevelView& b) { return a.record.time < b.record.time; });
-}
-
-std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc) {
-  std::optional<Level> found;
-  for (const LevelView& view : levels) {
-    if (view.record.time <= utc) {
-      found = view.record.level;
-    }
+std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, const std::vector<LevelView>& levels,
+                             std::optional<Level> wanted, const std::optional<std::string>& at) {
+  if (levels.empty()) {
+    throw ChainError(fmt::format("there is no chain at {}", files.base()),
+                     "give the -backupFile that the backups were made with");
   }
-  return found;
+  const Level level = at ? level_at(chain, files, levels, *at) : wanted.value_or(levels.back().record.level);
+  if (const auto index = index_of(levels, level)) {
+    return *index;
+  }
+  const auto merged = chain.manifest ? chain.manifest->merged : std::nullopt;
+  if (merged && level <= *merged) {
+    throw ChainError(fmt::format("level {} of {} was merged into the full, which holds the disk as it was at {}",
+                                 level_name(level), files.base(), level_name(*merged)),
+                     "restore the full with -inc -1, or see qmpbackup list");
+  }
+  throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)), "see qmpbackup list");
 }
 
 }  // namespace qmpbackup

@@ -6,6 +6,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -339,6 +340,23 @@ bool storage_reads_at(const std::string& path, ByteCount bytes_per_second) {
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return done > 0 && static_cast<double>(done) >= seconds * static_cast<double>(bytes_per_second);
+}
+
+bool is_in_page_cache(const std::string& path) {
+  constexpr ByteCount kSamples = 64;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const auto info = regular_file_info(path);
+  if (!fd.is_open() || !info || info->size < kSamples) {
+    return false;
+  }
+  ByteCount there = 0;
+  for (ByteCount i = 0; i < kSamples; ++i) {
+    std::byte byte{};
+    const iovec piece{&byte, 1};
+    const auto offset = static_cast<off_t>(info->size / kSamples * i);
+    there += ::preadv2(fd.get(), &piece, 1, offset, RWF_NOWAIT) == 1 ? 1U : 0U;
+  }
+  return there >= kSamples - kSamples / 8;
 }
 
 void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress) {

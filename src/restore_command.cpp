@@ -13,7 +13,7 @@ namespace {
 
 struct Typed {
   std::string output, at, export_socket, format;
-  bool overlay = false, force = false;
+  bool overlay = false, force = false, no_checksum = false;
 };
 
 void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& reporter) {
@@ -35,6 +35,10 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   if (!typed.format.empty()) {
     request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
   }
+  if (typed.no_checksum && (typed.overlay || !typed.export_socket.empty())) {
+    throw UsageError("--overlay and --export read no data, and compare no checksums", "leave --no-checksum out");
+  }
+  request.checksums = !typed.no_checksum;
   request.overlay = typed.overlay;
   request.force = typed.force;
   if (!in.inc.empty() && !typed.at.empty()) {
@@ -72,6 +76,7 @@ void add_restore_command(CLI::App& app, Invocation& in) {
   add_text(restore, "--output", typed->output, "a new file, or a block device with --force", "FILE", to);
   add_text(restore, "--format", typed->format, "default: qcow2", "qcow2|raw", to);
   add_flag(restore, "--overlay", typed->overlay, "at once, whatever the size: a qcow2 on top of the level", to);
+  add_flag(restore, "--no-checksum", typed->no_checksum, "do not compare checksums: right after a verify, say", to);
   add_flag(restore, "--force", typed->force, "overwrite a block device", to);
   add_text(restore, "--export", typed->export_socket,
            "for single files: serve the level over NBD on this socket until ctrl-c", "SOCKET", to);

@@ -44,12 +44,16 @@ class Restore {
   void run() {
     choose_level();
     refuse_faults();
+    for (LevelView& level : levels_) {
+      level.record.sha256 = request_.checksums ? level.record.sha256 : std::nullopt;
+    }
     if (request_.export_socket) {
       serve();
       return;
     }
     output_ = std::filesystem::absolute(request_.output).string();  // begins with '/': no name is taken for a protocol
-    reads_directly_ = !request_.overlay && storage_reads_at(paths().front(), kFastStorage);
+    const std::string full = paths().front();
+    reads_directly_ = !request_.overlay && !is_in_page_cache(full) && storage_reads_at(full, kFastStorage);
     const auto device_size = block_device_size(output_);
     if (request_.overlay) {
       refuse_existing_output();
@@ -69,49 +73,8 @@ class Restore {
 
   /// Leaves in levels_ those that the restore reads.
   void choose_level() {
-    const ChainFiles& files = request_.files;
-    if (levels_.empty()) {
-      throw ChainError(fmt::format("there is no chain at {}", files.base()),
-                       "give the -backupFile that the backups were made with");
-    }
-    Level level = request_.level.value_or(levels_.back().record.level);
-    if (request_.at) {
-      if (!levels_.front().from_manifest && !times_ascend(levels_)) {
-        throw ChainError(
-            fmt::format("{} has no readable manifest, and its files' times are not in the order of its levels",
-                        files.base()),
-            "choose a level with -inc");
-      }
-      const auto found = newest_at(levels_, *request_.at);
-      if (!found) {
-        throw ChainError(
-            fmt::format("no level of {} is as old as {}", files.base(), *request_.at),
-            fmt::format("the oldest is the full, from {}{}", levels_.front().record.time, earlier_chain()));
-      }
-      level = *found;
-    }
-    const auto index = index_of(levels_, level);
-    if (const auto merged = chain_.manifest ? chain_.manifest->merged : std::nullopt;
-        !index && merged && level <= *merged) {
-      throw ChainError(fmt::format("level {} of {} was merged into the full, which holds the disk as it was at {}",
-                                   level_name(level), files.base(), level_name(*merged)),
-                       "restore the full with -inc -1, or see qmpbackup list");
-    }
-    if (!index) {
-      throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)), "see qmpbackup list");
-    }
     all_levels_ = levels_;
-    levels_.resize(*index + 1);
-  }
-
-  /// Where the disk may be found as it was at `at`, before this chain.
-  [[nodiscard]] std::string earlier_chain() const {
-    const std::string at = compact_time(*request_.at);
-    std::string found;
-    for (const std::string& begun : chain_.archives) {
-      found = begun <= at ? begun : found;
-    }
-    return found.empty() ? "" : "; an earlier chain: -backupFile " + request_.files.archived(found).base();
+    levels_.resize(level_to_restore(chain_, request_.files, levels_, request_.level, request_.at) + 1);
   }
 
   void refuse_faults() const {
@@ -268,7 +231,7 @@ class Restore {
     const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
     // There is no way back from the first byte that is written: what would stop the copy is looked for before it.
     progress_ = Progress("restore", "checksum", std::chrono::steady_clock::now());
-    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
+    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = request_.checksums});
     progress_ = Progress("restore", {}, std::chrono::steady_clock::now());
     try {
       finish(*start_raw_copy("host_device", output_, {"-n", "-O", "raw", "-t", "none", image(), output_}));

@@ -39,10 +39,9 @@ void mark_levels_above_faults(std::vector<LevelView>& levels);
 /// fault are found by their links.
 bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels);
 
-/// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.
-bool times_ascend(const std::vector<LevelView>& levels);
-
-/// The newest level not after a point in time (RFC 3339 in UTC, compared as text); nothing when all are later.
-std::optional<Level> newest_at(const std::vector<LevelView>& levels, const std::string& utc);
+/// Where the level to restore stands among `levels`: that of `at` (RFC 3339 in UTC: the newest not after it), else
+/// `wanted`, else the newest. Throws ChainError where there is none, with where to look instead.
+std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, const std::vector<LevelView>& levels,
+                             std::optional<Level> wanted, const std::optional<std::string>& at);
 
 }  // namespace qmpbackup

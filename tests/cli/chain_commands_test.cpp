@@ -53,6 +53,8 @@ TEST_F(ChainCommands, Refuse_What_Is_Missing_Or_Unknown_With_2) {
   expect_refusal(on_chain("restore", {"--output", "{}/o", "-inc", "0", "--at", "2026-11-20"}), 2, "--at");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--format", "raw"}), 2, "--overlay");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--force"}), 2, "--force");
+  expect_refusal(on_chain("restore", {"--output", "{}/o", "--overlay", "--no-checksum"}), 2, "--no-checksum");
+  expect_refusal(on_chain("restore", {"--export", "{}/s", "--no-checksum"}), 2, "--no-checksum");
   expect_refusal(on_chain("restore", {"--output", "{}/o", "--export", "{}/s"}), 2, "--output and --export");
   expect_refusal(on_chain("restore", {"--export", "{}/s", "--overlay"}), 2, "--overlay does not go with it");
   expect_refusal(on_chain("restore", {"--export", "{}/s", "--force"}), 2, "--force does not go with it");

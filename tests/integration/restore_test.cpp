@@ -119,6 +119,22 @@ TEST_F(RestoreTest, Copy_Is_Sparse) {
   }
 }
 
+TEST_F(RestoreTest, Checksums_Are_Compared_Unless_Told_Otherwise) {
+  const fs::path level = base().string() + ".inc0.qcow2";
+  std::string bytes = read_file(level);
+  bytes[3000] ^= 1;  // between the header and the tables: QEMU does not read it
+  write_file(level, bytes);
+  const std::string output = folder_ / "copy.raw";
+  const ProgramResult refused = restore({"--format", "raw", "--output", output});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_TRUE(contains(refused.err, "full (-inc -1)")) << refused.err;
+  ASSERT_EQ(restore({"--format", "raw", "--output", output, "--no-checksum"}).exit_code, 0);
+  EXPECT_TRUE(read_file(output) == contents_[1]);
+  bytes.resize(bytes.size() / 2);
+  write_file(level, bytes);
+  EXPECT_EQ(restore({"--output", folder_ / "copy.qcow2", "--no-checksum"}).exit_code, 1) << "all else is looked at";
+}
+
 TEST_F(RestoreTest, Raw_Copy_Is_Made_With_Linux_Aio_And_Where_There_Is_None) {
   fs::create_directory(folder_ / "bin");
   for (const char* fails : {"*'-O raw'*", "*aio=native*"}) {

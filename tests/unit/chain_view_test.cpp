@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "qmpbackup/clock.hpp"
+#include "qmpbackup/errors.hpp"
 #include "qmpbackup/table.hpp"
 
 namespace qmpbackup {
@@ -99,10 +100,20 @@ TEST_F(ChainView, Takes_An_Empty_Image_For_No_Level) {
 }
 
 TEST_F(ChainView, A_Time_Means_The_Newest_Level_Not_After_It) {
-  EXPECT_FALSE(newest_at(view(), "2026-11-20T01:59:59Z"));
-  EXPECT_EQ(newest_at(view(), "2026-11-20T02:00:00Z"), kFullLevel);
-  EXPECT_EQ(newest_at(view(), "2026-11-22T01:00:00Z"), Level{0});
-  EXPECT_EQ(newest_at(view(), "2030-01-01T00:00:00Z"), Level{1});
+  const auto level_at = [this](const std::string& at) {
+    return view()[level_to_restore(chain_, files_, view(), std::nullopt, at)].record.level;
+  };
+  EXPECT_EQ(level_at("2026-11-20T02:00:00Z"), kFullLevel);
+  EXPECT_EQ(level_at("2026-11-22T01:00:00Z"), Level{0});
+  EXPECT_EQ(level_at("2030-01-01T00:00:00Z"), Level{1});
+  EXPECT_THROW(level_at("2026-11-20T01:59:59Z"), ChainError);
+}
+
+TEST_F(ChainView, The_Newest_Level_Is_Restored_Unless_Another_One_Is_Wanted) {
+  EXPECT_EQ(level_to_restore(chain_, files_, view(), std::nullopt, std::nullopt), 2U);
+  EXPECT_EQ(level_to_restore(chain_, files_, view(), Level{0}, std::nullopt), 1U);
+  EXPECT_THROW(level_to_restore(chain_, files_, view(), Level{2}, std::nullopt), ChainError);
+  EXPECT_THROW(level_to_restore(chain_, files_, {}, std::nullopt, std::nullopt), ChainError);
 }
 
 TEST(ArchiveFolders, Are_Told_From_Everything_Else) {

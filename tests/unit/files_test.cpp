@@ -3,8 +3,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -218,6 +220,20 @@ TEST_F(Files, Checksum_Equals_That_Of_Sha256sum) {
   EXPECT_EQ(last, 3 * kMiB + 5);
   EXPECT_EQ(sum.size(), 64U);
   EXPECT_THROW(sha256_of_file(path("none"), [](ByteCount) {}), FileError);
+}
+
+TEST_F(Files, Are_In_The_Page_Cache_After_They_Were_Written_And_Not_After_They_Were_Dropped) {
+  EXPECT_FALSE(is_in_page_cache(path("none")));
+  write_file(path("f"), std::string(4 * 1024 * 1024, 'b'));
+  sync_file(path("f"));
+  EXPECT_TRUE(is_in_page_cache(path("f")));
+  struct statfs system {};
+  ASSERT_EQ(::statfs(path("f").c_str(), &system), 0);
+  if (system.f_type != TMPFS_MAGIC) {  // which has its files there alone
+    sha256_of_file(
+        path("f"), [](ByteCount) {}, PageCache::kDrop);
+    EXPECT_FALSE(is_in_page_cache(path("f")));
+  }
 }
 
 TEST_F(Files, A_Lock_Excludes_A_Second_One_At_Once_And_Ends_With_Its_Holder) {

@@ -3,6 +3,7 @@
 
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/checksums.hpp"
+#include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 
 #include "support/images.hpp"
@@ -167,12 +168,15 @@ TEST_F(LostManifest, Names_With_A_Newline_Or_Backslash_Are_Found_As_Sha256sum_Wr
   EXPECT_EQ(view_with_checksums(chain_, files_)[0].record.sha256, std::string(64, 'b'));
 }
 
-TEST_F(LostManifest, Times_Of_Files_Are_Known_To_Be_In_Order_Or_Not) {
+TEST_F(LostManifest, Times_Of_Files_That_Are_Not_In_Order_Choose_No_Level) {
   add(-1, 0);
   add(0, -1);
-  EXPECT_TRUE(times_ascend(view_chain(chain_, files_)));
+  const auto choose = [this] {
+    return level_to_restore(chain_, files_, view_chain(chain_, files_), std::nullopt, "2027-06-01T00:00:00Z");
+  };
+  EXPECT_EQ(choose(), 1U);
   chain_.files[0].modified = "2027-01-01T00:00:00Z";
-  EXPECT_FALSE(times_ascend(view_chain(chain_, files_)));
+  EXPECT_THROW(choose(), ChainError);
 }
 
 TEST(NewNames, Are_Never_Taken_From_Somebody) {
