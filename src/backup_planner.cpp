@@ -296,7 +296,7 @@ class DiskPlanner {
                                                      : Manifest{.chain = in_.fresh_id,
                                                                 .vm = vm_.identity,
                                                                 .device = disk_.label,
-                                                                .replaces = in_.chain.damaged_id,
+                                                                .replaces = in_.chain.lost_id,
                                                                 .levels = {},
                                                                 .pending = {}};
     if (in_.chain.manifest && !replaces) {
@@ -313,7 +313,7 @@ class DiskPlanner {
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
     if (const std::string names = names_of_our_bitmaps(); !names.empty()) {
-      if (replaces && !in_.chain.manifest && !in_.chain.damaged_id) {
+      if (replaces && !in_.chain.manifest && !in_.chain.lost_id) {
         warnings_.push_back(
             about(fmt::format("{} may belong to the old chain, whose manifest is gone; where no other chain of this "
                               "disk needs it, remove it with -cleanBitmap, which removes all, and take a new full",

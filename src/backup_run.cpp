@@ -9,6 +9,7 @@
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"

@@ -35,7 +35,7 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   } catch (const ManifestDamaged& error) {
     chain.manifest_state = ManifestState::kDamaged;
     chain.manifest_problem = error.what();
-    chain.damaged_id = find_chain_id(*text);
+    chain.lost_id = find_chain_id(*text);
   }
 }
 
@@ -109,6 +109,10 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
     } else if (const auto time = files.time_of_archive(name)) {
       chain.archives.push_back(*time);
     }
+  }
+  if (unreadable == Unreadable::kThrow && !chain.manifest && !chain.lost_id && !chain.files.empty()) {
+    const std::string note = read_file_if_there(files.lock_path(), kKiB).value_or("");
+    chain.lost_id = ChainId::parse(note.substr(0, note.find('\n')));
   }
   const auto by_level = [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; };
   std::sort(chain.files.begin(), chain.files.end(), by_level);

@@ -8,6 +8,7 @@
 #include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_finisher.hpp"
 #include "qmpbackup/recovery_run.hpp"
@@ -18,7 +19,8 @@ namespace {
 
 ChainOnDisk read_sound_chain(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_chain(loop, files);
-  if (chain.manifest_state == ManifestState::kDamaged || chain.manifest_state == ManifestState::kTooNew) {
+  const bool lost = chain.manifest_state == ManifestState::kDamaged && !chain.lost_id;
+  if (lost || chain.manifest_state == ManifestState::kTooNew) {
     throw ChainError(fmt::format("{} cannot be used: {}", files.manifest_path(), chain.manifest_problem),
                      "leave -backupFile out to remove the bitmaps of all chains of this device");
   }
@@ -30,7 +32,7 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
     return bitmap.starts_with(kPrefix) || bitmap == kForeignBitmap;
   }
   if (!chain->manifest) {
-    return bitmap == kForeignBitmap;
+    return bitmap == kForeignBitmap || (chain->lost_id && bitmap.starts_with(chain_prefix(*chain->lost_id)));
   }
   return bitmap.starts_with(chain_prefix(chain->manifest->chain)) || bitmap == bitmap_to_keep(*chain->manifest);
 }

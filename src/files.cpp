@@ -34,12 +34,7 @@ std::string hint_for(int error) {
   return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are" : "";
 }
 
-[[noreturn]] void fail(std::string_view what, const std::string& path) {
-  const int error = errno;
-  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)), hint_for(error));
-}
-
-[[noreturn]] void fail(std::string_view what, const std::string& path, const std::string& to) {
+[[noreturn]] void throw_errno_between(std::string_view what, const std::string& path, const std::string& to) {
   const int error = errno;
   throw FileError(fmt::format("cannot {} {} to {}: {}", what, path, to, std::strerror(error)));
 }
@@ -59,13 +54,18 @@ void write_all(int fd, std::string_view content, const std::string& path) {
       continue;
     }
     if (written < 0) {
-      fail("write", path);
+      throw_errno("write", path);
     }
     content.remove_prefix(static_cast<std::size_t>(written));
   }
 }
 
 }  // namespace
+
+void throw_errno(std::string_view what, const std::string& path) {
+  const int error = errno;
+  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)), hint_for(error));
+}
 
 UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
   if (this != &other) {
@@ -88,7 +88,7 @@ int UniqueFd::release() {
 UniqueFd create_exclusively(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, kFileMode));
   if (!fd.is_open()) {
-    fail("create", path);
+    throw_errno("create", path);
   }
   return fd;
 }
@@ -96,7 +96,7 @@ UniqueFd create_exclusively(const std::string& path) {
 UniqueFd open_file(const std::string& path, int flags) {
   UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC));
   if (!fd.is_open()) {
-    fail("open", path);
+    throw_errno("open", path);
   }
   return fd;
 }
@@ -104,13 +104,13 @@ UniqueFd open_file(const std::string& path, int flags) {
 void write_durably(const std::string& path, std::string_view content) {
   const std::string temporary = path + ".tmp";
   if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {  // of a run that was killed
-    fail("remove", temporary);
+    throw_errno("remove", temporary);
   }
   try {
     const UniqueFd fd = create_exclusively(temporary);
     write_all(fd.get(), content, temporary);
     if (::fsync(fd.get()) != 0) {
-      fail("sync", temporary);
+      throw_errno("sync", temporary);
     }
     rename_durably(temporary, path);
   } catch (const FileError&) {
@@ -121,7 +121,7 @@ void write_durably(const std::string& path, std::string_view content) {
 
 void rename_durably(const std::string& from, const std::string& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) {
-    fail("rename", from);
+    throw_errno("rename", from);
   }
   sync_folder(folder_of(to));
   if (folder_of(from) != folder_of(to)) {
@@ -144,19 +144,19 @@ void link_or_move_durably(const std::string& from, const std::string& to) {
     return;
   }
   errno = error;
-  fail("link", from, to);
+  throw_errno_between("link", from, to);
 }
 
 void rename_to_new_durably(const std::string& from, const std::string& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
     if (errno != EINVAL && errno != ENOSYS) {  // those say: not on this file system (NFS), not in this kernel
-      fail("rename", from, to);
+      throw_errno_between("rename", from, to);
     }
     if (::link(from.c_str(), to.c_str()) != 0) {  // does not replace either
-      fail("rename", from, to);
+      throw_errno_between("rename", from, to);
     }
     if (::unlink(from.c_str()) != 0) {
-      fail("remove", from);
+      throw_errno("remove", from);
     }
   }
   sync_folder(folder_of(to));
@@ -167,7 +167,7 @@ void remove_durably(const std::string& path) {
     if (errno == ENOENT) {
       return;
     }
-    fail("remove", path);
+    throw_errno("remove", path);
   }
   sync_folder(folder_of(path));
 }
@@ -184,7 +184,7 @@ void discard_durably(const std::string& path) {
 
 void make_folder_durably(const std::string& path) {
   if (::mkdir(path.c_str(), kFolderMode) != 0 && !(errno == EEXIST && is_folder(path))) {
-    fail("create", path);
+    throw_errno("create", path);
   }
   sync_folder(folder_of(path));
 }
@@ -192,14 +192,14 @@ void make_folder_durably(const std::string& path) {
 void sync_file(const std::string& path) {
   const UniqueFd fd = open_file(path, O_RDONLY);
   if (::fsync(fd.get()) != 0) {
-    fail("sync", path);
+    throw_errno("sync", path);
   }
 }
 
 void sync_folder(const std::string& path) {
   const UniqueFd fd = open_file(path, O_RDONLY | O_DIRECTORY);
   if (::fsync(fd.get()) != 0) {
-    fail("sync", path);
+    throw_errno("sync", path);
   }
 }
 
@@ -209,7 +209,7 @@ std::optional<std::string> read_file_if_there(const std::string& path, ByteCount
     if (errno == ENOENT) {
       return std::nullopt;
     }
-    fail("open", path);
+    throw_errno("open", path);
   }
   std::string content;
   std::string block(64 * kKiB, '\0');
@@ -219,7 +219,7 @@ std::optional<std::string> read_file_if_there(const std::string& path, ByteCount
       continue;
     }
     if (got < 0) {
-      fail("read", path);
+      throw_errno("read", path);
     }
     if (got == 0) {
       return content;
@@ -240,7 +240,7 @@ std::optional<FileInfo> regular_file_info(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) {
-      fail("look at", path);
+      throw_errno("look at", path);
     }
     return std::nullopt;
   }
@@ -261,7 +261,7 @@ std::optional<ByteCount> block_device_size(const std::string& path) {
   const UniqueFd fd = open_file(path, O_RDONLY);
   std::uint64_t size = 0;
   if (::ioctl(fd.get(), BLKGETSIZE64, &size) != 0) {
-    fail("ask for the size of", path);
+    throw_errno("ask for the size of", path);
   }
   return size;
 }
@@ -274,7 +274,7 @@ std::vector<std::string> list_folder(const std::string& path) {
   }
   if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory) {
     errno = error.value();
-    fail("list", path);
+    throw_errno("list", path);
   }
   return names;
 }
@@ -313,7 +313,7 @@ std::string sha256_of_file(const std::string& path, const std::function<void(Byt
       continue;
     }
     if (got < 0) {
-      fail("read", path);
+      throw_errno("read", path);
     }
     if (got == 0) {
       return hash.finish();
@@ -370,28 +370,13 @@ void copy_content(const std::string& from, const std::string& to, const std::fun
       continue;
     }
     if (got < 0) {
-      fail("copy", from, to);
+      throw_errno_between("copy", from, to);
     }
     if (got == 0) {
       return;
     }
     done += static_cast<ByteCount>(got);
     progress(done);
-  }
-}
-
-FileLock::FileLock(const std::string& path)
-    : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, kFileMode)) {
-  if (!fd_.is_open()) {
-    fail("open the lock", path);
-  }
-  while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
-      throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");
-    }
-    if (errno != EINTR) {
-      fail("lock", path);
-    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -182,8 +183,9 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   commit(files, manifest);
   try {
     write_checksums(files, manifest);
+    write_note_into_lock(files.lock_path(), manifest.chain.text() + "\n");  // for a chain that loses its manifest
   } catch (const FileError& error) {
-    session.reporter.warning(fmt::format("the level is committed, but not its line for sha256sum: {}", error.what()));
+    session.reporter.warning(fmt::format("the level is committed, but: {}", error.what()));
   }
   return manifest.levels.back();
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "qmpbackup/checksums.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 
 namespace qmpbackup {

@@ -10,6 +10,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/folders.hpp"
 #include "qmpbackup/level_check.hpp"

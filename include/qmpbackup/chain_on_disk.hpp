@@ -28,10 +28,11 @@ struct LevelFile {
 /// A chain as it was found in its folder.
 struct ChainOnDisk {
   ManifestState manifest_state = ManifestState::kAbsent;
-  std::string manifest_problem;       ///< for kDamaged and kTooNew
-  std::optional<Manifest> manifest;   ///< for kGood
-  std::optional<ChainId> damaged_id;  ///< for kDamaged: the chain's id, where it can still be read
-  std::vector<LevelFile> files;       ///< ascending by level
+  std::string manifest_problem;      ///< for kDamaged and kTooNew
+  std::optional<Manifest> manifest;  ///< for kGood
+  std::optional<ChainId> lost_id;    ///< without a good manifest: the chain's id, where it can be read from
+                                     ///< the damaged one, or from the lock of files that are there
+  std::vector<LevelFile> files;      ///< ascending by level
   std::vector<Level> partials;
   std::vector<std::string> archives;  ///< earlier chains' folders, by their compact times, ascending
   bool full_is_empty_image = false;   ///< BASE.full.qcow2 is a qcow2 image that nothing was ever written to

@@ -61,6 +61,9 @@ void remove_durably(const std::string& path);
 /// query-named-block-nodes fail. Fine when there is none; a link is removed, not followed.
 void discard_durably(const std::string& path);
 
+/// Throws FileError for errno: "cannot WHAT PATH: ...".
+[[noreturn]] void throw_errno(std::string_view what, const std::string& path);
+
 /// Makes a folder with mode 0700 durably; fine when it exists.
 void make_folder_durably(const std::string& path);
 
@@ -112,15 +115,5 @@ bool is_in_page_cache(const std::string& path);
 /// Copies a file's content into an existing file of the same file system, sharing blocks where that can. Calls
 /// `progress` as above. Throws FileError.
 void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress);
-
-/// Holds an exclusive lock (flock) on a lock file, which it makes when there is none and leaves there.
-class FileLock {
- public:
-  /// Throws ChainBusy at once when another process holds it, FileError when the file cannot be made.
-  explicit FileLock(const std::string& path);
-
- private:
-  UniqueFd fd_;
-};
 
 }  // namespace qmpbackup

@@ -89,12 +89,17 @@ TEST_F(Chain_Damage, Swapped_Levels_Need_A_New_Full) {
 }
 
 TEST_F(Chain_Damage, Lost_Manifest_Needs_A_New_Full_And_The_Levels_Still_Restore) {
-  begin_long();
-  const std::string content = restored_content(file(".inc1.qcow2"));
-  const std::string old_bitmap = bitmap();
-  fs::remove(file(".chain.json"));
-  expect_new_full_needed_and_old_files_kept(old_bitmap);
-  EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
+  for (const bool lock_is_lost : {false, true}) {
+    begin_long();
+    const std::string content = restored_content(file(".inc1.qcow2"));
+    const std::string old_bitmap = bitmap();
+    fs::remove(file(".chain.json"));
+    if (lock_is_lost) {
+      fs::remove(file(".lock"));
+    }
+    expect_new_full_needed_and_old_files_kept(lock_is_lost ? old_bitmap : "");
+    EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
+  }
 }
 
 TEST_F(Chain_Damage, Damaged_Manifest_Needs_A_New_Full_And_Is_Kept) {

@@ -60,6 +60,26 @@ TEST_F(CleanBitmapTest, Dry_Run_Prints_What_Would_Go_And_Changes_Nothing) {
   chain().expect_sound(0);
 }
 
+TEST_F(CleanBitmapTest, Bitmap_Of_A_Chain_Whose_Manifest_Is_Lost_Or_Damaged_Goes_Alone) {
+  TestChain second(vm(), "disk0", base("second"));
+  second.take(-1);
+  for (const bool lost : {true, false}) {
+    chain().take(-1);
+    const auto manifest = Oracle(base()).manifest();
+    if (lost) {
+      fs::remove(manifest);
+    } else {
+      write_file(manifest, "{");
+    }
+    const auto run = clean({"-backupFile", base()});
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(bitmap_names(), std::vector{second.bitmap(-1)});
+    for (const auto& name : files_like(backups(), "^disk0")) {
+      fs::remove(backups() / name);
+    }
+  }
+}
+
 TEST_F(CleanBitmapTest, What_A_Killed_Run_Of_A_Deleted_Chain_Left_Goes_Too) {
   auto run = start_slow_run();
   run.send_signal(SIGKILL);

@@ -235,7 +235,7 @@ TEST_F(PlannerTest, A_New_Chain_Replaces_The_One_Whose_Manifest_Is_Damaged) {
   have_chain_up_to(0);
   disk_.chain.manifest.reset();
   disk_.chain.manifest_state = ManifestState::kDamaged;
-  disk_.chain.damaged_id = kChain;
+  disk_.chain.lost_id = kChain;
   ask_auto();
   const BackupPlan plan = this->plan();
   EXPECT_EQ(plan.disks.at(0).intent.replaces, kChain);  // so that its bitmap goes

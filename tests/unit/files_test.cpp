@@ -14,6 +14,7 @@
 #include <regex>
 
 #include "qmpbackup/clock.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/folders.hpp"
 
 #include "support/images.hpp"

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "qmpbackup/files.hpp"
+
+namespace qmpbackup {
+
+/// Holds an exclusive lock (flock) on a lock file, which it makes when there is none and leaves there.
+class FileLock {
+ public:
+  /// Throws ChainBusy at once when another process holds it, FileError when the file cannot be made.
+  explicit FileLock(const std::string& path);
+
+ private:
+  UniqueFd fd_;
+};
+
+/// Replaces the content of a lock file in place, so that whoever holds the lock keeps it; durably. Half a note may be
+/// left by a kill. Throws FileError.
+void write_note_into_lock(const std::string& path, std::string_view note);
+
+}  // namespace qmpbackup
