@@ -20,21 +20,12 @@ QmpCommand add_file_node(const DiskPlan& plan) {
            {"cache", {{"direct", plan.direct_io}, {"no-flush", false}}}}};
 }
 
-QmpCommand create_image(const DiskPlan& plan) {
+ImageFormat image_format(const DiskPlan& plan) {
   const Pending& pending = plan.pending();
-  nlohmann::json options{{"driver", "qcow2"},
-                         {"file", target_file_node(pending.chain).value},
-                         {"size", pending.virtual_size},
-                         {"cluster-size", pending.cluster_size}};
-  if (pending.compression == "zstd") {
-    options["compression-type"] = "zstd";
-  }
-  if (!pending.level.is_full()) {
-    options["backing-file"] = plan.files.backing_link(plan.intent.last()->level);
-    options["backing-fmt"] = "qcow2";
-  }
-  return {"blockdev-create",
-          {{"job-id", level_create_job(pending.chain, pending.level).value}, {"options", std::move(options)}}};
+  return {.virtual_size = pending.virtual_size,
+          .cluster_size = pending.cluster_size,
+          .zstd = pending.compression == "zstd",
+          .backing_link = pending.level.is_full() ? "" : plan.files.backing_link(plan.intent.last()->level)};
 }
 
 QmpCommand add_target(const Pending& pending) {
@@ -150,9 +141,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
   }
   for (const DiskPlan& disk : plan.disks) {
     commands.insert(commands.end(), accesses(disk).size(), add_descriptor(disk));
-    commands.insert(commands.end(), {add_file_node(disk), create_image(disk),
-                                     dismiss_job(level_create_job(disk.pending().chain, disk.pending().level)),
-                                     add_target(disk.pending())});
+    commands.insert(commands.end(), {add_file_node(disk), add_target(disk.pending())});
     if (disk.pending().marks > 0) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});

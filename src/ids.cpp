@@ -67,9 +67,6 @@ std::optional<ChainId> chain_of(const BitmapName& bitmap) {
 JobId level_job(const ChainId& chain, Level level) {
   return {chain_prefix(chain) + level_name(level)};
 }
-JobId level_create_job(const ChainId& chain, Level level) {
-  return {level_job(chain, level).value + "-create"};
-}
 NodeName target_node(const ChainId& chain) {
   return {chain_node_prefix(chain) + "-target"};
 }

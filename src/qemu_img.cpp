@@ -44,11 +44,13 @@ std::vector<std::string> argv_of(ImageRun::Kind kind, ByteCount virtual_size) {
   return {};
 }
 
-void throw_if_failed(const ProcessResult& result, std::string_view command, const std::string& path) {
+void throw_if_failed(const ProcessResult& result, std::string_view command, const std::string& path,
+                     const std::string& hint = {}) {
   if (result.exit_code != 0) {
     const std::string words = result.err.substr(0, result.err.find('\n'));
     throw Error(fmt::format("qemu-img {} failed on {}: {}", command, path,
-                            words.empty() ? fmt::format("exit code {}", result.exit_code) : words));
+                            words.empty() ? fmt::format("exit code {}", result.exit_code) : words),
+                hint);
   }
 }
 
@@ -69,6 +71,23 @@ std::optional<double> convert_progress(std::string_view piece) {
     return std::nullopt;
   }
   return std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr) / 100;
+}
+
+void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format) {
+  std::vector<std::string> argv{
+      "qemu-img",
+      "create",
+      "-q",
+      "-f",
+      "qcow2",
+      "-o",
+      fmt::format("cluster_size={},compression_type={}", format.cluster_size, format.zstd ? "zstd" : "zlib")};
+  if (!format.backing_link.empty()) {
+    argv.insert(argv.end(), {"-u", "-F", "qcow2", "-b", format.backing_link});  // -u: it is not opened
+  }
+  argv.insert(argv.end(), {"/dev/fd/3", std::to_string(format.virtual_size)});
+  const ProcessResult result = run_process(loop, argv, file, after(kLongest), [](std::string_view) {});
+  throw_if_failed(result, "create", path, "check the target's storage and free space, then try again");
 }
 
 std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by) {

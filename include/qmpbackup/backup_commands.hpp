@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "qmpbackup/backup_planner.hpp"
+#include "qmpbackup/qcow2_header.hpp"
 #include "qmpbackup/qmp_message.hpp"
 
 namespace qmpbackup {
@@ -12,7 +13,8 @@ namespace qmpbackup {
 QmpCommand add_descriptor(const DiskPlan& plan);  ///< sent once for each descriptor
 QmpCommand remove_descriptors(std::int64_t fdset_id);
 QmpCommand add_file_node(const DiskPlan& plan);
-QmpCommand create_image(const DiskPlan& plan);
+/// What the level's file is formatted with before QEMU gets it.
+ImageFormat image_format(const DiskPlan& plan);
 QmpCommand add_target(const Pending& pending);
 QmpCommand transaction(nlohmann::json actions);
 /// Whether the previous level's bitmap began with marks that can be looked for again (bitmap_marks.hpp).

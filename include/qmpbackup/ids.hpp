@@ -65,8 +65,6 @@ BitmapName level_bitmap(const ChainId& chain, Level level);
 /// The chain whose bitmap this is. Nothing for any other name.
 std::optional<ChainId> chain_of(const BitmapName& bitmap);
 JobId level_job(const ChainId& chain, Level level);
-/// The blockdev-create job that formats the level's file.
-JobId level_create_job(const ChainId& chain, Level level);
 /// The level's qcow2 node, the file node below it, and the scratch node for marks.
 NodeName target_node(const ChainId& chain);
 NodeName target_file_node(const ChainId& chain);

@@ -30,4 +30,12 @@ struct Qcow2Header {
 /// Reads the front of a file. Nothing when that is no qcow2 version 2 or 3, or is cut off.
 std::optional<Qcow2Header> parse_qcow2_header(std::span<const std::byte> front);
 
+/// What an empty image is made with.
+struct ImageFormat {
+  ByteCount virtual_size = 0;
+  ByteCount cluster_size = 0;
+  bool zstd = false;           ///< compressed clusters are zstd, not zlib
+  std::string backing_link{};  ///< the backing file as its header names it; none when empty
+};
+
 }  // namespace qmpbackup

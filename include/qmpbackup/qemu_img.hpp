@@ -8,6 +8,7 @@
 #include "qmpbackup/event_loop.hpp"
 #include "qmpbackup/image_map.hpp"
 #include "qmpbackup/process.hpp"
+#include "qmpbackup/qcow2_header.hpp"
 
 namespace qmpbackup {
 
@@ -16,6 +17,10 @@ std::string with_doubled_commas(const std::string& name);
 
 /// What `qemu-img convert -p` prints over and over, "(12.34/100%)", as a share from 0 to 1; nothing in other text.
 std::optional<double> convert_progress(std::string_view piece);
+
+/// Makes the file behind the descriptor `file` an empty image; no backing file is opened. `path` is for the error.
+/// Blocks until done. Throws Error when qemu-img fails, and Interrupted.
+void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format);
 
 // qemu-img on whole chains.
 

@@ -183,8 +183,7 @@ TEST_F(BackupOutput, Dry_Run_Prints_The_Commands_And_Changes_Nothing) {
       ASSERT_TRUE(command.is_object()) << line;
       names.push_back(command.at("execute"));
     }
-    for (const char* name :
-         {"add-fd", "blockdev-create", "blockdev-add", "transaction", "blockdev-reopen", "job-dismiss"}) {
+    for (const char* name : {"add-fd", "blockdev-add", "transaction", "blockdev-reopen", "job-dismiss"}) {
       EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
     }
     for (const std::string& line : lines_of(dry.err)) {

@@ -51,7 +51,7 @@ class Changes : public testing::Test {
   // `change` comes after the last look at the disk and before the point in time.
   void expect_refused_while_it_begins(const std::string& why, const std::function<void()>& change) {
     const ProgramResult result = scene_->backup({"-inc", "1"}, [&](const Point& point) {
-      if (point.command == "blockdev-create" && point.moment == Moment::BeforeSending) {
+      if (point.command == "add-fd" && point.moment == Moment::BeforeSending) {
         change();
       }
       return Verdict::Forward;

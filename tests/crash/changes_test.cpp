@@ -130,8 +130,8 @@ TEST_F(Changes, Shrunk_And_Grown_Is_Not_Forgotten_When_The_New_Full_Fails) {
   scene_->resize(2 * MiB);
   scene_->resize(4 * MiB);
   const ProgramResult failed = scene_->backup({"-inc", "auto"}, [&](const Point& point) {
-    return point.command == "blockdev-create" && point.moment == Moment::AfterSending ? scene_->kill_tool(point)
-                                                                                      : Verdict::Forward;
+    return point.command == "add-fd" && point.moment == Moment::AfterSending ? scene_->kill_tool(point)
+                                                                             : Verdict::Forward;
   });
   EXPECT_EQ(failed.exit_code, 128 + SIGKILL);
   vm().write(Scene::disk, 3 * MiB, MiB, 9);  // all marks in what was cut off
