@@ -67,6 +67,7 @@ std::vector<Listing> find_chains(EventLoop& loop, const std::string& base) {
   }
   const std::string front = base.ends_with('/') ? base : base + "/";
   std::vector<Listing> listings;
+  listings.reserve(names.size());
   for (const std::string& name : names) {
     listings.push_back(look(loop, ChainFiles(front + name)));
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "qmpbackup/table.hpp"
 
@@ -79,7 +80,7 @@ std::string format_seconds(double seconds) {
   if (seconds < 59.995) {  // which would print as 60.00
     return fmt::format("{:.2f} s", seconds);
   }
-  const auto whole = static_cast<std::uint64_t>(seconds + 0.5);
+  const auto whole = static_cast<std::uint64_t>(std::llround(seconds));
   return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
                       : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }

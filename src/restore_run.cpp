@@ -102,9 +102,13 @@ class Restore {
   }
 
   [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good) const {
-    throw ChainError(fmt::format("level {} cannot be restored: {}", level_name(chosen().level), fault),
-                     good ? fmt::format("the newest level that is good: {} (-inc {})", level_name(*good), good->number)
-                          : "no level of this chain can be restored");
+    std::string hint = good
+                           ? fmt::format("the newest level that is good: {} (-inc {})", level_name(*good), good->number)
+                           : "no level of this chain can be restored";
+    if (chosen().sha256 && !levels_.front().from_manifest) {
+      hint += fmt::format("; if {} may be older than the files: --no-checksum", request_.files.checksums_path());
+    }
+    throw ChainError(fmt::format("level {} cannot be restored: {}", level_name(chosen().level), fault), hint);
   }
 
   void refuse_existing_output() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -30,13 +31,13 @@ struct CheckMeaning {
   const char* name;
   const char* proves;
 };
-inline constexpr CheckMeaning kWhatIsProved[] = {
+inline constexpr std::array<CheckMeaning, 5> kWhatIsProved{{
     {"file", "a file of its own; its size, disk size and backing link are right"},
     {"sha256", "these are the bytes that were committed"},
     {"structure", "qemu-img check finds the tables sound, now or when committed"},
     {"completeness", "it holds all that was copied, seen now or when committed"},
     {"read", "every cluster can be read and decompressed"},
-};
+}};
 
 /// Throws Error when an image holds less than `record` says was copied; `map` is of the file at `path`.
 void refuse_incomplete(const std::string& path, const LevelRecord& record, const ImageMap& map);

@@ -203,6 +203,20 @@ TEST_F(ChainCommands, Verify_Advises_No_Backup_Where_An_Earlier_Chain_Is_Damaged
   EXPECT_NE(present.err.find("take a new full with -inc auto"), std::string::npos) << present.err;
 }
 
+// A merge was killed between its last two files, and then the manifest was lost.
+TEST_F(ChainCommands, Restore_Goes_On_Past_Old_Checksums_When_Told) {
+  std::string lines;
+  for (const char* file : {"d.full.qcow2", "d.inc0.qcow2", "d.inc1.qcow2"}) {
+    lines += std::string(64, '0') + "  " + file + "\n";
+  }
+  write_file(path("d.sha256"), lines);
+  const ProgramResult refused = on_chain("restore", {"--output", "{}/o"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find(path("d.sha256") + " may be older than the files: --no-checksum"), std::string::npos)
+      << refused.err;
+  EXPECT_EQ(on_chain("restore", {"--output", "{}/o", "--no-checksum"}).exit_code, 0);
+}
+
 TEST_F(ChainCommands, Folder_In_The_Place_Of_The_Manifest_Keeps_No_Level_From_Being_Restored) {
   std::filesystem::create_directory(path("d.chain.json"));
   const ProgramResult verify = on_chain("verify");
