@@ -336,7 +336,7 @@ class Restore {
                            {"overlay", request_.overlay}};
     if (request_.overlay) {
       const std::string command = "qemu-img rebase -f qcow2 -b '' " + shell_quoted(output_);
-      lines.push_back("until it is independent: no merge, no new full, no moving of the chain");
+      lines.emplace_back("until it is independent: no merge, no new full, no moving of the chain");
       lines.push_back("make it independent, with the VM off: " + command);
       summary["make_independent"] = command;
     }
