@@ -50,6 +50,10 @@ BitmapName old_marks(const DiskPlan& plan) {
   return plan.intent.last()->virtual_size == plan.pending().virtual_size ? kMarks : kOldMarks;
 }
 
+bool needs_old_marks(const DiskPlan& plan) {
+  return compares_marks(plan) && old_marks(plan) != kMarks;
+}
+
 QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
   nlohmann::json actions = nlohmann::json::array();
   for (const DiskPlan& plan : plans) {
@@ -145,7 +149,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     if (disk.pending().marks > 0) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});
-      if (compares_marks(disk) && old_marks(disk) != kMarks) {
+      if (needs_old_marks(disk)) {
         append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
       }
       append(add_marks(scratch, kMarks, disk.pending().virtual_size));

@@ -296,7 +296,7 @@ class DiskPlanner {
                                                      : Manifest{.chain = in_.fresh_id,
                                                                 .vm = vm_.identity,
                                                                 .device = disk_.label,
-                                                                .replaces = in_.chain.lost_id,
+                                                                .replaces = replaces ? in_.chain.lost_id : std::nullopt,
                                                                 .levels = {},
                                                                 .pending = {}};
     if (in_.chain.manifest && !replaces) {
@@ -313,7 +313,7 @@ class DiskPlanner {
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
     if (const std::string names = names_of_our_bitmaps(); !names.empty()) {
-      if (replaces && !in_.chain.manifest && !in_.chain.lost_id) {
+      if (replaces && !in_.chain.manifest && !has_bitmap_of(in_.chain.lost_id)) {
         warnings_.push_back(
             about(fmt::format("{} may belong to the old chain, whose manifest is gone; where no other chain of this "
                               "disk needs it, remove it with -cleanBitmap, which removes all, and take a new full",
@@ -335,6 +335,11 @@ class DiskPlanner {
     return theirs.empty() || ours.empty() || theirs == ours
                ? ""
                : fmt::format("; the chain is of the VM {}, this one is {}", theirs, ours);
+  }
+
+  [[nodiscard]] bool has_bitmap_of(const std::optional<ChainId>& chain) const {
+    return chain && std::any_of(node_.bitmaps.begin(), node_.bitmaps.end(),
+                                [&](const Bitmap& bitmap) { return bitmap.name.starts_with(chain_prefix(*chain)); });
   }
 
   [[nodiscard]] std::string names_of_our_bitmaps() const {

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/backup_wait.hpp"
 #include "qmpbackup/bitmap_marks.hpp"
@@ -70,26 +72,49 @@ std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Dis
   }
 }
 
+constexpr auto kSameFolders =
+    "QEMU opens the path itself: it must run on this host, see the same folders and may open the file";
+
+/// Gives a file that QEMU will open by its path a random length, which is returned: it tells our file from one that has
+/// the same name where QEMU looks.
+ByteCount pad(const std::string& partial) {
+  constexpr ByteCount kSector = 512;  // QEMU counts these
+  const ByteCount size = round_up(std::filesystem::file_size(partial), kSector) +
+                         static_cast<ByteCount>(1 + random_number() % 1024) * kSector;
+  std::filesystem::resize_file(partial, size);
+  return size;
+}
+
+void refuse_other_file(Session& session, const Pending& pending, const std::string& partial, ByteCount size) {
+  for (const Node& node : query_nodes(session)) {
+    if (node.name == target_file_node(pending.chain) && node.virtual_size != size) {
+      throw Error(fmt::format("{}: QEMU opened another file than {}", pending.device, partial), kSameFolders);
+    }
+  }
+}
+
 /// Creates the partial file and makes it QEMU's target. qemu-img formats it, not blockdev-create: while that works,
 /// QEMU 7.2 aborts when any client sends query-named-block-nodes, and hangs when it is told to quit.
 void prepare_target(Session& session, const DiskPlan& plan) {
   const Pending& pending = plan.pending();
   const std::string partial = plan.files.in_folder(pending.partial);
   const UniqueFd file = create_exclusively(partial);
-  make_image(session.loop, file.get(), partial, image_format(plan));
+  make_image(session.loop, file.get(), partial, image_format(plan), after(session.stall_timeout));
   const std::string same_file = fmt::format("/proc/self/fd/{}", file.get());  // whatever becomes of its name
   for (const Access& access : accesses(plan)) {
     const int flags = (access.writable ? O_RDWR : O_RDONLY) | (access.direct ? O_DIRECT : 0);
     session.client.execute(add_descriptor(plan), {open_file(same_file, flags).get()});
   }
+  const ByteCount size = plan.path_for_qemu ? pad(partial) : 0;
   try {
     session.client.execute(add_file_node(plan));
+    if (plan.path_for_qemu) {
+      refuse_other_file(session, pending, partial, size);
+    }
     session.client.execute(add_target(pending));
   } catch (const QmpError& error) {
     throw Error(fmt::format("{}: QEMU cannot open {}: {}", pending.device, partial, error.what()),
-                plan.path_for_qemu
-                    ? "over TCP, QEMU and qmpbackup must run on one host, see the same folders and may open the file"
-                    : "");
+                plan.path_for_qemu ? kSameFolders : "see what QEMU says, and try again");
   }
 }
 
@@ -252,7 +277,7 @@ class BackupRun {
       if (plan.pending().marks > 0) {
         const NodeName scratch = scratch_node(plan.pending().chain);
         client_.execute(add_scratch_node(scratch, plan.pending().virtual_size));
-        if (compares_marks(plan) && old_marks(plan) != kMarks) {
+        if (needs_old_marks(plan)) {
           make_marks(session_, scratch, kOldMarks, plan.intent.last()->virtual_size);
         }
         make_marks(session_, scratch, kMarks, plan.pending().virtual_size);

@@ -17,12 +17,16 @@ namespace {
 enum class Unreadable { kThrow, kNote };
 
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
-  if (exists(files.manifest_path()) && !regular_file_info(files.manifest_path())) {
+  std::optional<std::string> text;
+  try {
+    text = read_file_if_there(files.manifest_path(), kLargestManifest);
+  } catch (const FileError&) {
+    if (!is_folder(files.manifest_path())) {
+      throw;
+    }
     chain.manifest_state = ManifestState::kDamaged;
-    chain.manifest_problem = "it is not a regular file";
-    return;
+    chain.manifest_problem = "it is a folder";
   }
-  const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
   if (!text) {
     return;
   }
@@ -52,21 +56,29 @@ void read_header(const std::string& path, LevelFile& file) {
 LevelFile read_level(const std::string& path, Level level, Unreadable unreadable) {
   LevelFile file;
   file.level = level;
-  if (const auto info = regular_file_info(path)) {
-    file.file_size = info->size;
-    file.modified = info->modified;
-    file.is_link = info->is_link;
-    file.others_may_write = info->others_may_write;
-    try {
+  try {
+    if (const auto info = regular_file_info(path)) {
+      file.file_size = info->size;
+      file.modified = info->modified;
+      file.is_link = info->is_link;
+      file.others_may_write = info->others_may_write;
       read_header(path, file);
-    } catch (const FileError& error) {
-      if (unreadable == Unreadable::kThrow) {
-        throw;
-      }
-      file.unreadable = error.what();
     }
+  } catch (const FileError& error) {
+    if (unreadable == Unreadable::kThrow) {
+      throw;
+    }
+    file.unreadable = error.what();
   }
   return file;
+}
+
+std::string read_note(const ChainFiles& files) {
+  try {
+    return read_file_if_there(files.lock_path(), kKiB).value_or("");
+  } catch (const FileError&) {  // as write_note_into_lock
+    return "";
+  }
 }
 
 /// Where a level of the manifest is, if not under its final name.
@@ -110,10 +122,6 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
       chain.archives.push_back(*time);
     }
   }
-  if (unreadable == Unreadable::kThrow && !chain.manifest && !chain.lost_id && !chain.files.empty()) {
-    const std::string note = read_file_if_there(files.lock_path(), kKiB).value_or("");
-    chain.lost_id = ChainId::parse(note.substr(0, note.find('\n')));
-  }
   const auto by_level = [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; };
   std::sort(chain.files.begin(), chain.files.end(), by_level);
   std::sort(chain.archives.begin(), chain.archives.end());
@@ -126,7 +134,11 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
 }  // namespace
 
 ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
-  return read_files(loop, files, Unreadable::kThrow);
+  ChainOnDisk chain = read_files(loop, files, Unreadable::kThrow);
+  if (!chain.manifest && !chain.lost_id) {
+    chain.lost_id = chain_of_note(chain, files, read_note(files));
+  }
+  return chain;
 }
 
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "qmpbackup/arguments.hpp"
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
@@ -60,7 +61,7 @@ Level level_at(const ChainOnDisk& chain, const ChainFiles& files, const std::vec
   const std::string earlier = earlier_chain(chain, files, at);
   throw ChainError(fmt::format("no level of {} is as old as {}", files.base(), at),
                    fmt::format("the oldest is the full, from {}{}", levels.front().record.time,
-                               earlier.empty() ? "" : "; an earlier chain: -backupFile " + earlier));
+                               earlier.empty() ? "" : "; an earlier chain: -backupFile " + shell_quoted(earlier)));
 }
 
 }  // namespace

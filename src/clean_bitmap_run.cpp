@@ -32,7 +32,7 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
     return bitmap.starts_with(kPrefix) || bitmap == kForeignBitmap;
   }
   if (!chain->manifest) {
-    return bitmap == kForeignBitmap || (chain->lost_id && bitmap.starts_with(chain_prefix(*chain->lost_id)));
+    return chain->lost_id ? bitmap.starts_with(chain_prefix(*chain->lost_id)) : bitmap == kForeignBitmap;
   }
   return bitmap.starts_with(chain_prefix(chain->manifest->chain)) || bitmap == bitmap_to_keep(*chain->manifest);
 }

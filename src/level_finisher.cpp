@@ -181,11 +181,11 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   }
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
   commit(files, manifest);
+  write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
   try {
     write_checksums(files, manifest);
-    write_note_into_lock(files.lock_path(), manifest.chain.text() + "\n");  // for a chain that loses its manifest
   } catch (const FileError& error) {
-    session.reporter.warning(fmt::format("the level is committed, but: {}", error.what()));
+    session.reporter.warning(fmt::format("the level is committed, but not its line for sha256sum: {}", error.what()));
   }
   return manifest.levels.back();
 }
@@ -219,10 +219,11 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   manifest.pending.reset();
   if (!manifest.levels.empty() && !pending.adopts) {
     write_durably(files.manifest_path(), format_manifest(manifest));
-  } else if (exists(files.damaged_manifest_path())) {
-    rename_durably(files.damaged_manifest_path(), files.manifest_path());
   } else {
     remove_durably(files.manifest_path());
+    if (exists(files.damaged_manifest_path())) {
+      rename_durably(files.damaged_manifest_path(), files.manifest_path());
+    }
   }
 }
 

@@ -73,21 +73,19 @@ std::optional<double> convert_progress(std::string_view piece) {
   return std::strtod(std::string(piece.substr(open + 1, slash - open - 1)).c_str(), nullptr) / 100;
 }
 
-void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format) {
-  std::vector<std::string> argv{
-      "qemu-img",
-      "create",
-      "-q",
-      "-f",
-      "qcow2",
-      "-o",
-      fmt::format("cluster_size={},compression_type={}", format.cluster_size, format.zstd ? "zstd" : "zlib")};
+void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format, Deadline deadline) {
+  std::string options = fmt::format("cluster_size={}", format.cluster_size);
+  options += format.zstd ? ",compression_type=zstd" : "";  // the option is unknown before qemu-img 5.1
+  std::vector<std::string> argv{"qemu-img", "create", "-q", "-f", "qcow2", "-o", options};
   if (!format.backing_link.empty()) {
     argv.insert(argv.end(), {"-u", "-F", "qcow2", "-b", format.backing_link});  // -u: it is not opened
   }
   argv.insert(argv.end(), {"/dev/fd/3", std::to_string(format.virtual_size)});
-  const ProcessResult result = run_process(loop, argv, file, after(kLongest), [](std::string_view) {});
-  throw_if_failed(result, "create", path, "check the target's storage and free space, then try again");
+  const ProcessResult result = run_process(loop, argv, file, deadline, [](std::string_view) {});
+  throw_if_failed(result, "create", path,
+                  format.zstd && result.err.find("compression") != std::string::npos
+                      ? "qemu-img is older than QEMU and knows no zstd: update it, or use --compress zlib"
+                      : "check the target's storage and free space, then try again");
 }
 
 std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by) {

@@ -114,7 +114,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
     completed = resolve_pending(session, files, manifest);
   }
   const EventLoop::Shield shield(session.loop);
-  look_at_vm(session);  // waits for a blockdev-create of ours that still works
+  look_at_vm(session);  // waits for a blockdev-create that works: see there
   for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }

@@ -235,7 +235,7 @@ class Restore {
     const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
     // There is no way back from the first byte that is written: what would stop the copy is looked for before it.
     progress_ = Progress("restore", "checksum", std::chrono::steady_clock::now());
-    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = request_.checksums});
+    refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
     progress_ = Progress("restore", {}, std::chrono::steady_clock::now());
     try {
       finish(*start_raw_copy("host_device", output_, {"-n", "-O", "raw", "-t", "none", image(), output_}));
@@ -276,7 +276,7 @@ class Restore {
     if (result.exit_code != 0) {
       refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
       throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
-                  "the chain is sound: check the output's storage and free space");
+                  "no damage is seen in the chain: check the output's storage and free space");
     }
   }
 

@@ -112,6 +112,7 @@ class Verifier {
       watch_.throw_if_changed();
       level.fault = verdict.faults.front();
       ++damaged_;
+      unreadable_ += is_unreadable(level) ? 1U : 0U;
     }
     if (reporter_.json()) {
       reporter_.end_progress();
@@ -119,16 +120,25 @@ class Verifier {
                            {"level", level.record.level.number},
                            {"file", level.record.file},
                            {"time", level.record.time},
-                           {"verdict", ok ? "ok" : "damaged"},
+                           {"verdict", ok                     ? "ok"
+                                       : is_unreadable(level) ? "unreadable"
+                                                              : "damaged"},
                            {"proved", verdict.proved},
                            {"faults", verdict.faults}});
       return;
     }
     print(fmt::format("{:<{}}  {}", level_name(level.record.level), name_width_,
-                      ok ? fmt::format("ok       {}", fmt::join(verdict.proved, ", ")) : "DAMAGED"));
+                      ok                     ? fmt::format("ok       {}", fmt::join(verdict.proved, ", "))
+                      : is_unreadable(level) ? "UNREADABLE"
+                                             : "DAMAGED"));
     for (const std::string& fault : verdict.faults) {
       print(fmt::format("{:<{}}  {}", "", name_width_, fault));
     }
+  }
+
+  [[nodiscard]] bool is_unreadable(const LevelView& level) const {
+    const LevelFile* file = chain_.file_of(level.record.level);
+    return file != nullptr && !file->unreadable.empty();
   }
 
   void print(const std::string& text) const {
@@ -214,6 +224,11 @@ class Verifier {
       damage["message_type"] = "damage";
       reporter_.json_line(damage);
     }
+    if (damaged_ == unreadable_ && fault.empty()) {
+      throw FileError(fmt::format("{}: {} of {} levels cannot be opened: nothing is known of them", files_.base(),
+                                  unreadable_, levels_.size()),
+                      "check owner and mode, or run as the user whose backups they are");
+    }
     throw DamageFound(
         fmt::format("{}: {}", files_.base(),
                     damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
@@ -221,8 +236,9 @@ class Verifier {
                                  : fault),
         fmt::format("{}; {}",
                     newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
-                    files_.is_archived() ? "an earlier chain: nothing is added to it any more"
-                                         : "take a new full with -inc auto"));
+                    ChainFiles(std::filesystem::absolute(files_.base()).string()).is_archived()
+                        ? "an earlier chain: nothing is added to it any more"
+                        : "take a new full with -inc auto"));
   }
 
   EventLoop& loop_;
@@ -236,6 +252,7 @@ class Verifier {
   Progress progress_{"verify", {}, std::chrono::steady_clock::now()};
   ByteCount bytes_total_ = 0;
   std::size_t damaged_ = 0;
+  std::size_t unreadable_ = 0;  ///< of these
 };
 
 }  // namespace

@@ -14,7 +14,7 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files);
 /// The same for those who restore, beside another run or after one that was killed. While a merge puts its files in
 /// place, or an old chain moves into its archive, the manifest tells of levels that are elsewhere: those are found
 /// there (LevelFile::elsewhere). A level that cannot be opened is noted (LevelFile::unreadable): those below it
-/// restore. Throws FileError only where the manifest cannot be opened. Needs no lock and no right to write.
+/// restore. Throws FileError only where the folder or the manifest cannot be read. Needs no lock and no right to write.
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files);
 
 /// Throws ChainError where the chain's folder is not there.

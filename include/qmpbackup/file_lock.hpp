@@ -17,8 +17,8 @@ class FileLock {
   UniqueFd fd_;
 };
 
-/// Replaces the content of a lock file in place, so that whoever holds the lock keeps it; durably. Half a note may be
-/// left by a kill. Throws FileError.
+/// Replaces the content of a lock file in place, so that whoever holds the lock keeps it. A kill may leave half of it.
+/// Does nothing where that does not work: some network file systems lock the content too.
 void write_note_into_lock(const std::string& path, std::string_view note);
 
 }  // namespace qmpbackup

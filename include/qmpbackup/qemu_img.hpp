@@ -19,8 +19,8 @@ std::string with_doubled_commas(const std::string& name);
 std::optional<double> convert_progress(std::string_view piece);
 
 /// Makes the file behind the descriptor `file` an empty image; no backing file is opened. `path` is for the error.
-/// Blocks until done. Throws Error when qemu-img fails, and Interrupted.
-void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format);
+/// Blocks until done. Throws Error when qemu-img fails or is not done in time, and Interrupted.
+void make_image(EventLoop& loop, int file, const std::string& path, const ImageFormat& format, Deadline deadline);
 
 // qemu-img on whole chains.
 

@@ -27,7 +27,7 @@ struct Session {
 /// What this QEMU can do: one query-qmp-schema.
 VmFeatures query_features(QmpClient& client);
 
-/// Asks for everything that planning needs. Waits first until no blockdev-create works: QEMU 7.2 aborts when
+/// Asks for everything that planning needs. Waits first until no blockdev-create of anybody works: QEMU 7.2 aborts when
 /// query-named-block-nodes meets a half-open image (qcow2_get_specific_info). Throws ChainError when one does not end
 /// in time.
 VmState look_at_vm(Session& session);

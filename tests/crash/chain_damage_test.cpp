@@ -113,6 +113,22 @@ TEST_F(Chain_Damage, Damaged_Manifest_Needs_A_New_Full_And_Is_Kept) {
   EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
 }
 
+TEST_F(Chain_Damage, Folder_In_The_Place_Of_The_Manifest_Comes_Back_When_The_New_Full_Fails) {
+  begin_long();
+  fs::remove(file(".chain.json"));
+  fs::create_directory(file(".chain.json"));
+  const ProgramResult failed = scene_->backup({"-inc", "auto"}, [](const Point& point) {
+    return point.command == "add-fd" && point.moment == Moment::BeforeSending ? Verdict::CloseClient : Verdict::Forward;
+  });
+  EXPECT_EQ(failed.exit_code, 4) << failed.err;
+  EXPECT_TRUE(fs::is_directory(file(".chain.json")));
+  const ProgramResult result = scene_->backup({"-inc", "auto"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(scene_->levels(), std::vector<int>{-1});
+  fs::remove_all(chain_bases(scene_->base()).back().parent_path());  // the judge takes no folder for a manifest
+  scene_->known().expect_losses();
+}
+
 TEST_F(Chain_Damage, Manifest_Of_A_Newer_Format_Is_Refused_And_Left_Alone) {
   begin();
   const std::string manifest = read_file(file(".chain.json"));

@@ -50,8 +50,10 @@ class Changes : public testing::Test {
 
   // `change` comes after the last look at the disk and before the point in time.
   void expect_refused_while_it_begins(const std::string& why, const std::function<void()>& change) {
+    bool changed = false;
     const ProgramResult result = scene_->backup({"-inc", "1"}, [&](const Point& point) {
-      if (point.command == "add-fd" && point.moment == Moment::BeforeSending) {
+      if (!changed && point.command == "add-fd" && point.moment == Moment::BeforeSending) {
+        changed = true;
         change();
       }
       return Verdict::Forward;

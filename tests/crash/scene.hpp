@@ -128,7 +128,6 @@ class Scene {
   static void count_gap_write();
 
  private:
-  void wait_until_nothing_is_created();
   void install_hooks(Meddling meddling);
   void remember_transaction(const nlohmann::json& arguments);
   Violations run_and_check_auto();

@@ -98,6 +98,26 @@ TEST_F(TcpTest, Levels_Are_Taken_By_Path) {
   EXPECT_EQ(files_like(backups(), "partial"), std::vector<std::string>());
 }
 
+// The tool runs with another folder mounted at that place.
+TEST_F(TcpTest, Qemu_That_Sees_Another_Folder_Is_Refused_Before_The_Copy) {
+  QMPBACKUP_REQUIRE(std::string(run_program({"unshare", "-m", "true"}).exit_code == 0 ? "" : "unshare -m needs root"));
+  for (const bool same_name : {false, true}) {
+    const auto theirs = backups() / "disk0.full.qcow2.partial";
+    if (same_name) {
+      make_image(theirs, "qcow2", fs::file_size(vm().disk_content("disk0")));
+    }
+    const auto before = same_name ? read_file(theirs) : "";
+    const auto run =
+        run_program(Arguments{"unshare", "-m", "sh", "-c", "mount -t tmpfs none \"$0\" && exec \"$@\"", backups()} +
+                    backup_command(vm().tcp_address(), base(), "disk0"));
+    EXPECT_EQ(run.exit_code, 1) << run.out;
+    EXPECT_TRUE(contains(run.err, same_name ? "opened another file" : "cannot open")) << run.err;
+    EXPECT_TRUE(contains(run.err, "see the same folders")) << run.err;
+    EXPECT_TRUE(!same_name || read_file(theirs) == before);
+    EXPECT_EQ(vm().our_leftovers(), std::vector<std::string>());
+  }
+}
+
 TEST_F(IntegrationTest, Device_And_Image_Names_May_Hold_Anything_That_Qemu_Takes) {
   auto disk = new_disk("disk0", 4 * MiB);
   const auto image = folder_ / "my disk #1 \"x\".qcow2";

@@ -242,6 +242,11 @@ TEST_F(PlannerTest, A_New_Chain_Replaces_The_One_Whose_Manifest_Is_Damaged) {
   EXPECT_EQ(plan.warnings.size(), 1U);
 }
 
+TEST_F(PlannerTest, A_First_Full_Replaces_No_Chain_Whatever_The_Lock_Says) {
+  disk_.chain.lost_id = kChain;
+  EXPECT_FALSE(disk_plan().intent.replaces);
+}
+
 TEST_F(PlannerTest, Names_The_Bitmap_That_A_Lost_Manifest_Leaves_Behind) {
   have_chain_up_to(0);
   disk_.chain.manifest.reset();

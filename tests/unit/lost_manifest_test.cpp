@@ -53,6 +53,23 @@ TEST_F(LostManifest, Full_That_Is_Gone_Is_Named) {
   EXPECT_FALSE(newest_good(levels));
 }
 
+TEST_F(LostManifest, Note_In_The_Lock_Names_The_Chain_Of_The_Files_That_Are_There) {
+  const ChainId id = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
+  Manifest manifest{.chain = id, .vm = {}, .device = "d", .replaces = {}, .levels = {}, .pending = {}};
+  for (const int number : {-1, 0}) {
+    add(number, -1);
+    manifest.levels.push_back(record_from_file(chain_.files.back(), files_));
+  }
+  const std::string note = note_of_newest_level(manifest);
+  EXPECT_EQ(chain_of_note(chain_, files_, note), id);
+  for (const std::string& other : {std::string(), note.substr(0, note.size() - 1), note.substr(1), id.text() + "\n",
+                                   id.text() + " e.inc0.qcow2\n"}) {
+    EXPECT_FALSE(chain_of_note(chain_, files_, other)) << other;
+  }
+  chain_.files.pop_back();
+  EXPECT_FALSE(chain_of_note(chain_, files_, note)) << "the chain went elsewhere";
+}
+
 TEST_F(LostManifest, Gap_In_The_Numbers_After_A_Merge_Is_None) {
   add(-1, 0);
   add(5, -1);
