@@ -6,6 +6,7 @@
 #include <array>
 
 #include "qmpbackup/bitmap_marks.hpp"
+#include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 
@@ -175,7 +176,7 @@ class DiskPlanner {
 
   /// A level that is not the next one is a mistake of the caller's; the chain itself may be fine.
   void refuse_wrong_level(Level wanted) const {
-    if (levels().empty()) {
+    if (levels().empty() || file_beyond_manifest(in_.chain, in_.request.files)) {
       return;  // why_no_incremental says it
     }
     const Level next = next_level();
@@ -209,8 +210,9 @@ class DiskPlanner {
       }
     }
     const LevelRecord& last = levels().back();
-    if (const LevelFile* beyond = in_.chain.file_of(next_level())) {
-      return fmt::format("{} is in the way: the manifest does not know it", files.level_path(beyond->level));
+    if (const auto beyond = file_beyond_manifest(in_.chain, files)) {
+      return fmt::format("{} is not in the manifest: is that an older copy, and the newest one can be put back?",
+                         *beyond);
     }
     if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
       return reason + note_of_another_vm();

@@ -120,7 +120,7 @@ void prepare_target(Session& session, const DiskPlan& plan) {
 
 std::string result_line(const std::string& device, const ChainFiles& files, const LevelRecord& record, double seconds) {
   const std::string what = record.level.is_full() ? format_size(record.virtual_size) + " disk"
-                                                  : format_size(record.bytes_copied) + " changed";
+                                                  : format_size(record.bytes_copied) + " copied";
   return fmt::format("{}: {} -> {}  {}, {} written, {}", device, level_name(record.level),
                      files.level_path(record.level), what, format_size(record.file_size), format_seconds(seconds));
 }

@@ -76,19 +76,22 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
                      fault_of_level(chain, files, record, below)});
     below = record.level;
   };
-  if (!chain.levels().empty()) {
-    for (const LevelRecord& record : chain.levels()) {
-      add(record, true);
+  for (const LevelRecord& record : chain.levels()) {
+    add(record, true);
+  }
+  if (chain.full_is_empty_image || (!chain.levels().empty() && !file_beyond_manifest(chain, files))) {
+    return views;
+  }
+  for (const LevelFile& file : chain.files) {
+    if (below && file.level <= *below) {
+      continue;
     }
-  } else if (!chain.full_is_empty_image) {
-    for (const LevelFile& file : chain.files) {
-      if (const auto missing = missing_below(chain, files, file, below)) {
-        LevelRecord gone = record_from_file({*missing}, files);
-        gone.time = views.empty() ? "" : views.back().record.time;  // not before that
-        add(gone, false);
-      }
-      add(record_from_file(file, files), false);
+    if (const auto missing = missing_below(chain, files, file, below)) {
+      LevelRecord gone = record_from_file({*missing}, files);
+      gone.time = views.empty() ? "" : views.back().record.time;  // not before that
+      add(gone, false);
     }
+    add(record_from_file(file, files), false);
   }
   return views;
 }

@@ -87,10 +87,11 @@ void write_checksums(const ChainFiles& files, const Manifest& manifest) {
 
 std::vector<LevelView> view_with_checksums(const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<LevelView> levels = view_chain(chain, files);
-  if (chain.levels().empty()) {
+  if (std::any_of(levels.begin(), levels.end(), [](const LevelView& level) { return !level.from_manifest; })) {
     const auto checksums = read_checksums(files);
     for (LevelView& level : levels) {
-      if (const auto found = checksums.find(escaped(level.record.file)); found != checksums.end()) {
+      const auto found = checksums.find(escaped(level.record.file));
+      if (!level.from_manifest && found != checksums.end()) {
         level.record.sha256 = found->second;
       }
     }

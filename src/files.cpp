@@ -30,6 +30,9 @@ std::string hint_for(int error) {
   if (error == ENOSPC || error == EDQUOT) {
     return "make room, then try again";
   }
+  if (error == EISDIR) {
+    return "move away what is in its place";
+  }
   return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are" : "";
 }
 

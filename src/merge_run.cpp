@@ -105,10 +105,11 @@ class Merge {
           "run the next backup first: it resolves it");
     }
     if (!chain.manifest || chain.manifest->levels.empty()) {
-      throw chain.files.empty() ? ChainError(fmt::format("there is no chain at {}", files_.base()),
-                                             "give the -backupFile that the backups were made with")
-                                : ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
-                                             "a chain that lost its manifest restores, but cannot be merged");
+      throw chain.files.empty()
+          ? ChainError(fmt::format("there is no chain at {}", files_.base()),
+                       "give the -backupFile that the backups were made with")
+          : ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
+                       "a chain whose manifest is missing or unreadable restores, but cannot be merged");
     }
   }
 

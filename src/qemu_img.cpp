@@ -81,7 +81,10 @@ void make_image(EventLoop& loop, int file, const std::string& path, const ImageF
     argv.insert(argv.end(), {"-u", "-F", "qcow2", "-b", format.backing_link});  // -u: it is not opened
   }
   argv.insert(argv.end(), {"/dev/fd/3", std::to_string(format.virtual_size)});
-  const ProcessResult result = run_process(loop, argv, file, deadline, [](std::string_view) {});
+  ProcessResult result = run_process(loop, argv, file, deadline, [](std::string_view) {});
+  // Where it fails it tries to remove /dev/fd/3, says that this failed, and only then why.
+  const auto why = result.err.find("/dev/fd/3: ", result.err.find('\n'));
+  result.err.erase(0, why == std::string::npos ? 0 : why + std::string_view("/dev/fd/3: ").size());
   throw_if_failed(result, "create", path,
                   format.zstd && result.err.find("compression") != std::string::npos
                       ? "qemu-img is older than QEMU and knows no zstd: update it, or use --compress zlib"

@@ -4,6 +4,7 @@
 
 #include "qmpbackup/backup_wait.hpp"
 #include "qmpbackup/chain_reader.hpp"
+#include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_finisher.hpp"
@@ -115,6 +116,9 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   }
   const EventLoop::Shield shield(session.loop);
   look_at_vm(session);  // waits for a blockdev-create that works: see there
+  if (file_beyond_manifest(chain, files)) {
+    return completed;  // an older copy of the manifest: the bitmap that it does not know is that of a level
+  }
   for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }

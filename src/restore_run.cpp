@@ -88,7 +88,10 @@ class Restore {
   /// A chain without its manifest restores, with less certainty.
   void warn() const {
     if (const auto beyond = file_beyond_manifest(chain_, request_.files)) {
-      reporter_.warning(fmt::format("{} is not in the manifest, which may be an older copy: it is left out", *beyond));
+      reporter_.warning(
+          fmt::format("{} is not in the manifest, which may be an older copy: newer levels are known by their "
+                      "files alone",
+                      *beyond));
     }
     if (chain_.manifest_state == ManifestState::kGood) {
       return;
@@ -97,8 +100,9 @@ class Restore {
                                        [](const LevelView& level) { return level.record.sha256.has_value(); });
     reporter_.warning(fmt::format("{} is {}: {}", request_.files.manifest_path(),
                                   chain_.manifest_state == ManifestState::kAbsent ? "missing" : "unreadable",
-                                  checksums ? "comparing with the checksums of " + request_.files.checksums_path()
-                                            : "a damaged byte in the data cannot be noticed"));
+                                  request_.at ? "the times are those of the files"
+                                  : checksums ? "comparing with the checksums of " + request_.files.checksums_path()
+                                              : "a damaged byte in the data cannot be noticed"));
   }
 
   [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good) const {

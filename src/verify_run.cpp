@@ -86,11 +86,12 @@ class Verifier {
   /// What is no damage, and yet not as it should be.
   void warn() const {
     if (chain_.manifest_state != ManifestState::kGood) {
-      reporter_.warning(fmt::format(
-          "{} is {}: sizes and completeness cannot be compared with it; missing newest levels, and changed bytes of "
-          "data, are seen where {} tells of them",
-          files_.manifest_path(), manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing",
-          files_.checksums_path()));
+      reporter_.warning(
+          fmt::format("{} is {}: sizes and completeness cannot be compared; {}", files_.manifest_path(),
+                      manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing",
+                      exists(files_.checksums_path())
+                          ? "missing newest levels and changed bytes of data are seen by " + files_.checksums_path()
+                          : "missing newest levels and changed bytes of data cannot be seen"));
     }
     for (const LevelView& level : levels_) {
       const LevelFile* file = chain_.file_of(level.record.level);
@@ -238,6 +239,9 @@ class Verifier {
                     newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
                     ChainFiles(std::filesystem::absolute(files_.base()).string()).is_archived()
                         ? "an earlier chain: nothing is added to it any more"
+                    : chain_.manifest_state == ManifestState::kTooNew ? "use the newer qmpbackup"
+                    : chain_.manifest_state == ManifestState::kGood && fault.empty()
+                        ? "for a new full: -cleanBitmap with this -backupFile, then -inc auto"
                         : "take a new full with -inc auto"));
   }
 

@@ -18,7 +18,7 @@ struct LevelView {
 
 /// All levels of a chain, the full first, with what can be seen without reading their data. Works from the qcow2 files
 /// alone when the manifest is lost or damaged: the backing links are enough to restore, and to see that a level below
-/// another one is gone. Files beyond what the manifest knows are left out.
+/// another one is gone; the same for files beyond an older copy of the manifest (file_beyond_manifest).
 std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& files);
 
 /// A file under a level's final name that is newer than all the manifest knows, with no run that is putting one there:

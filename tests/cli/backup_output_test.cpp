@@ -71,7 +71,7 @@ TEST_F(BackupOutput, Success_Is_One_Line_On_Stdout_And_Silence_On_Stderr) {
   const ProgramResult inc = backup({"-inc", "0"});
   EXPECT_EQ(inc.exit_code, 0) << inc.err;
   EXPECT_TRUE(inc.out.starts_with("drive0: inc0 -> " + base() + ".inc0.qcow2  ")) << inc.out;
-  EXPECT_NE(inc.out.find(" changed, "), std::string::npos) << inc.out;
+  EXPECT_NE(inc.out.find(" copied, "), std::string::npos) << inc.out;
 }
 
 TEST_F(BackupOutput, Json_Is_Lines_That_Parse_And_End_In_A_Summary) {

@@ -113,6 +113,22 @@ TEST_F(Chain_Damage, Damaged_Manifest_Needs_A_New_Full_And_Is_Kept) {
   EXPECT_TRUE(restored_content(aside_.string() + ".inc1.qcow2") == content);
 }
 
+TEST_F(Chain_Damage, Older_Copy_Of_The_Manifest_Is_Refused_And_The_Newest_One_Goes_On) {
+  begin();
+  const std::string older = read_file(file(".chain.json"));
+  scene_->change_disk(3);
+  ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+  const std::string newest = read_file(file(".chain.json"));
+  write_file(file(".chain.json"), older);
+  for (const char* level : {"1", "2"}) {
+    expect_refused(3, "the newest one can be put back", {"-inc", level});
+  }
+  write_file(file(".chain.json"), newest);
+  scene_->change_disk(3);
+  EXPECT_EQ(scene_->backup({"-inc", "2"}).exit_code, 0);
+  EXPECT_EQ(scene_->recover_and_check(), Violations{});
+}
+
 TEST_F(Chain_Damage, Folder_In_The_Place_Of_The_Manifest_Comes_Back_When_The_New_Full_Fails) {
   begin_long();
   fs::remove(file(".chain.json"));

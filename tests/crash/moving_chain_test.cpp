@@ -223,10 +223,14 @@ TEST_F(MovingChain, Older_Copy_Of_The_Manifest_Hides_No_Level) {
   EXPECT_EQ(verify.exit_code, 6);
   EXPECT_NE(verify.err.find(found), std::string::npos) << verify.err;
   EXPECT_NE(chain.run("list").out.find(found), std::string::npos);
-  const ProgramResult restore = chain.run("restore", {"--output", (chain.folder() / "copy").string()});
-  EXPECT_EQ(restore.exit_code, 0);
-  EXPECT_NE(restore.err.find(found), std::string::npos) << restore.err;
-  fs::remove(chain.folder() / "copy");
+  for (const char* level : {"--inc=3", "--at=2100-01-01"}) {
+    const std::string copy = chain.folder() / "copy";
+    const ProgramResult restore = chain.run("restore", {level, "--format", "raw", "--output", copy});
+    EXPECT_EQ(restore.exit_code, 0);
+    EXPECT_NE(restore.err.find(found), std::string::npos) << restore.err;
+    EXPECT_TRUE(read_file(copy) == chain.content(3));
+    fs::remove(copy);
+  }
   const ProgramResult merge = chain.run("merge", {"-inc", "2"});
   EXPECT_EQ(merge.exit_code, 1);
   EXPECT_NE(merge.err.find(found), std::string::npos) << merge.err;

@@ -222,7 +222,7 @@ TEST_F(OutputTest, Last_Line_Says_What_Was_Made) {
   vm().write("disk0", 0, 512 * KiB, 0x72);
   const auto incremental = chain().take(0);
   EXPECT_TRUE(
-      std::regex_match(incremental.out, std::regex(R"(disk0: inc0 -> \S+/disk0\.inc0\.qcow2  [0-9.]+ [KM]iB changed, )"
+      std::regex_match(incremental.out, std::regex(R"(disk0: inc0 -> \S+/disk0\.inc0\.qcow2  [0-9.]+ [KM]iB copied, )"
                                                    R"([0-9.]+ [KM]iB written, [0-9.]+ s\n)")))
       << incremental.out;
   EXPECT_EQ(chain().take(1, {"--quiet"}).out, "");

@@ -151,7 +151,7 @@ const DeadEnd kDeadEnds[] = {
        disk.chain.files.push_back(disk.chain.files.back());
        disk.chain.files.back().level = Level{1};
      },
-     "drive0.inc1.qcow2 is in the way"},
+     "drive0.inc1.qcow2 is not in the manifest"},
 };
 
 class PlannerAtADeadEnd : public PlannerTest, public testing::WithParamInterface<DeadEnd> {

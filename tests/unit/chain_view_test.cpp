@@ -66,9 +66,13 @@ TEST_F(ChainView, Shows_The_Levels_Of_The_Manifest_With_Their_Faults) {
   EXPECT_FALSE(newest_good(view()));
 }
 
-TEST_F(ChainView, Leaves_Out_Files_That_The_Manifest_Does_Not_Know) {
+TEST_F(ChainView, Shows_Files_Beyond_An_Older_Copy_Of_The_Manifest) {
   chain_.files.push_back(file(2));
-  EXPECT_EQ(view().size(), 3U);
+  chain_.files.push_back(file(4));
+  ASSERT_EQ(view().size(), 6U);
+  EXPECT_FALSE(view()[3].from_manifest || view()[3].fault);
+  EXPECT_EQ(view()[4].fault, "d.inc3.qcow2 is gone");
+  EXPECT_EQ(newest_good(view()), Level{2});
 }
 
 TEST_F(ChainView, Works_From_The_Files_When_The_Manifest_Is_Lost) {
