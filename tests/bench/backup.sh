@@ -94,7 +94,7 @@ copy() {  # copy NAME COMMAND...: keeps the fastest time in fastest[NAME]
   rm -f restored.*
 }
 converts=("" "-W -m 8 -t none" "-W -m 16 -t none" "-W -m 16 -t none -T none" "-W -m 16")
-for _ in 1 2 3; do
+for _ in 1 2; do
   for cache in cold cached; do
     for format in qcow2 raw; do
       for settings in "${converts[@]}"; do
