@@ -17,10 +17,11 @@ namespace qmpbackup {
 /// bitmap too, and so does clearing it. When one mark is gone, only a new full is right. The price is that every
 /// incremental copies them: 1.8 MiB of a disk of 8 GiB, 2.4 MiB of one of 8 TiB.
 ///
-/// The marks are the last 1 MiB, and the granules that begin 2 MiB, 4 MiB ... 2^n MiB before the end. A guest that writes
-/// to a mark after the growing renews it: partition tables, RAID and file systems keep data at the very end. A cut of up
-/// to 1 MiB cannot hide: it takes away marks only, and what is renewed is copied. A larger one stays hidden only where
-/// the guest renewed the whole last 1 MiB and every other mark that was cut off, and yet not all of what was.
+/// The marks are the last 1 MiB, and the granules that begin 2 MiB, 4 MiB ... 2^n MiB before the end. A guest that
+/// writes to a mark after the growing renews it: partition tables, RAID and file systems keep data at the very end. A
+/// cut of up to 1 MiB cannot hide: it takes away marks only, and what is renewed is copied. A larger one stays hidden
+/// only where the guest renewed the whole last 1 MiB and every other mark that was cut off, and yet not all of what
+/// was.
 ///
 /// QMP cannot mark a chosen part of a bitmap. A write to a scratch node of the disk's size (null-co, which stores
 /// nothing) does, and `block-dirty-bitmap-merge` carries the marks over in the transaction that makes the level's
@@ -49,8 +50,8 @@ inline const BitmapName kOldMarks{"old-marks"};  ///< of the disk as it was at t
 inline const BitmapName kCopy{"copy"};           ///< the previous level's bitmap
 inline const BitmapName kUnion{"union"};         ///< that, and its marks
 
-/// Actions of a transaction that put kCopy and kUnion on the scratch node. `marks`, which is there already, is a part of
-/// the `bitmap` of `node` exactly when both count the same afterwards.
+/// Actions of a transaction that put kCopy and kUnion on the scratch node. `marks`, which is there already, is a part
+/// of the `bitmap` of `node` exactly when both count the same afterwards.
 nlohmann::json compare_with_marks(const NodeName& scratch, const BitmapName& marks, const NodeName& node,
                                   const BitmapName& bitmap);
 
