@@ -211,7 +211,7 @@ class DiskPlanner {
     }
     const LevelRecord& last = levels().back();
     if (const auto beyond = file_beyond_manifest(in_.chain, files)) {
-      return fmt::format("{} is not in the manifest: is that an older copy, and the newest one can be put back?",
+      return fmt::format("{} is not in the manifest, which may be an older copy; the newest one can be put back",
                          *beyond);
     }
     if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
