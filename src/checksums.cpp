@@ -31,7 +31,9 @@ std::map<std::string, std::string> read_checksums(const ChainFiles& files) {
   std::istringstream text(read_file_if_there(files.checksums_path(), kLargestFile).value_or(""));
   for (std::string line; std::getline(text, line);) {
     line.erase(0, line.starts_with('\\') ? 1 : 0);
-    line.resize(line.size() - (line.ends_with('\r') ? 1 : 0));
+    if (line.ends_with('\r')) {
+      line.pop_back();
+    }
     std::string sum = line.substr(0, kDigits);
     std::transform(sum.begin(), sum.end(), sum.begin(), [](unsigned char c) { return std::tolower(c); });
     const std::string between = line.size() > kDigits ? line.substr(kDigits, 2) : "";
