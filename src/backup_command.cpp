@@ -65,23 +65,20 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
 void add_backup_command(CLI::App& app, Invocation& in) {
   const auto typed = std::make_shared<Typed>();
   add_socket_option(app, in);
-  add_text(app, "--backupFile", in.base, "base path: BASE.full.qcow2, BASE.inc0.qcow2 ...", "BASE", kWhat);
+  add_text(app, "--backupFile", in.base, "base path: BASE.full.qcow2, BASE.inc0.qcow2", "BASE", kWhat);
   add_text(app, "--deviceToBackup", typed->device, "device name, qdev id or path, or node name", "DEV", kWhat);
   add_text(app, "--device", typed->device_alias, "the same as -deviceToBackup", "DEV", kWhat);
-  add_text(app, "--inc", in.inc,
-           "-1: a full (default); N: that level; auto: the next one, or a full where none is possible", "N|auto",
-           kWhat);
-  add_flag(app, "--adopt", typed->adopt, "go on with a chain that the Go tool made (bitmap0)", kWhat);
+  add_text(app, "--inc", in.inc, "-1: a full (default); N: that; auto: the next", "N|auto", kWhat);
+  add_flag(app, "--adopt", typed->adopt, "go on with a chain of the Go tool (bitmap0)", kWhat);
   const char* how = "How to write it";
   add_text(app, "--compress", typed->compression, "default: zstd where QEMU has it, else zlib", "zstd|zlib|none", how);
   add_text(app, "--cluster-size", typed->cluster_size, "default: 1M for a full, 64K for an incremental", "BYTES", how);
-  add_flag(app, "--buffered", typed->buffered, "write through the page cache instead of direct I/O", how);
+  add_flag(app, "--buffered", typed->buffered, "write through the page cache, not direct I/O", how);
   add_text(app, "--speed-limit", typed->speed_limit, "at most so many bytes a second; K, M, G", "BYTES", how);
   add_flag(app, "--no-checksum", typed->no_checksum, "do not read the level back for its SHA-256", how);
   const char* instead = "Instead of a backup";
-  add_flag(app, "--cleanBitmap", typed->clean_bitmap,
-           "remove this program's bitmaps from the device (with -backupFile: that chain's)", instead);
-  add_flag(app, "--dry-run", typed->dry_run, "print the QMP commands that would be sent, change nothing", instead);
+  add_flag(app, "--cleanBitmap", typed->clean_bitmap, "remove its bitmaps (-backupFile: of that chain)", instead);
+  add_flag(app, "--dry-run", typed->dry_run, "print the QMP commands, change nothing", instead);
   add_flag(app, "--no-space-check", typed->no_space_check, "start even if the target may be too small", kCare);
   add_waiting_options(app, in);
   in.run = [&in, typed](EventLoop& loop, Reporter& reporter) { run(in, *typed, loop, reporter); };

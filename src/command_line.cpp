@@ -21,19 +21,19 @@ namespace qmpbackup {
 namespace {
 
 constexpr auto kFooter = R"(Examples:
-  qmpbackup -socket /run/vm1.qmp -backupFile /backup/vm1 -deviceToBackup drive0              a full
-  qmpbackup -socket /run/vm1.qmp -backupFile /backup/vm1 -deviceToBackup drive0 -inc 0       the first incremental
-  qmpbackup -socket /run/vm1.qmp -backupFile /backup/vm1 -deviceToBackup drive0 -inc auto    every night
-  qemu-img convert -O qcow2 /backup/vm1.inc0.qcow2 restored.qcow2                            restore
+  qmpbackup -socket /run/vm1.qmp -backupFile /backup/vm1 -deviceToBackup drive0
+      a full; and -inc 0 the first incremental; every night: -inc auto
+  qmpbackup restore -backupFile /backup/vm1 --output restored.qcow2
+      or without qmpbackup: qemu-img convert -O qcow2 FILE restored.qcow2
 
 Exit codes:
-  0  done                                     4  QEMU cannot be reached, or broke off
-  1  failed; the chain is as it was           5  another run holds this chain
-  2  the command line is wrong                6  verify found damage
-  3  this chain needs a new full            128+n  ended by signal n
+  0  done                                4  QEMU cannot be reached, or broke off
+  1  failed; the chain is as it was      5  another run holds this chain
+  2  the command line is wrong           6  verify found damage
+  3  this chain needs a new full        128+n  ended by signal n
 )";
 
-constexpr std::size_t kHelpColumn = 34;
+constexpr std::size_t kHelpColumn = 32;
 
 /// CLI11's help, calmer: the options of the Go tool as its users know them, with one dash, and one empty line between
 /// groups.

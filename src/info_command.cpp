@@ -6,7 +6,7 @@
 namespace qmpbackup {
 
 void add_info_command(CLI::App& app, Invocation& in) {
-  CLI::App& info = *app.add_subcommand("info", "show a VM's disks, and what a backup of each would do");
+  CLI::App& info = *app.add_subcommand("info", "show a VM's disks, and what a backup would do");
   add_socket_option(info, in);
   add_waiting_options(info, in);
   info.footer(R"(Example:

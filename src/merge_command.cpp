@@ -28,7 +28,7 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
 }  // namespace
 
 void add_merge_command(CLI::App& app, Invocation& in) {
-  CLI::App& merge = *app.add_subcommand("merge", "make the full and the levels up to N one new full");
+  CLI::App& merge = *app.add_subcommand("merge", "make the full and levels up to N one new full");
   const auto typed = std::make_shared<Typed>();
   const char* what = "What to merge";
   add_text(merge, "--backupFile", in.base, "base path of the chain", "BASE", what);
@@ -37,9 +37,11 @@ void add_merge_command(CLI::App& app, Invocation& in) {
   add_flag(merge, "--dry-run", typed->dry_run, "say what would be done, change nothing", what);
   merge.footer(R"(Examples:
   qmpbackup merge -backupFile /backup/vm1 -inc 5 --dry-run
-  qmpbackup merge -backupFile /backup/vm1 -inc 5    the full and inc0 to inc5 become the full; inc6 and later stay
+  qmpbackup merge -backupFile /backup/vm1 -inc 5
+      the full and inc0 to inc5 become the full; inc6 and later stay
 
-Overlays of the full and of merged levels (restore --overlay) do not survive this: make them independent first.
+Overlays of the full and of merged levels (restore --overlay) do not survive
+this: make them independent first.
 )");
   add_output_options(merge, in);
   merge.callback([&in, typed] {

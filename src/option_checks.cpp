@@ -35,11 +35,11 @@ void add_flag(CLI::App& app, const char* names, bool& value, const char* meaning
 }
 
 void add_socket_option(CLI::App& app, Invocation& in) {
-  add_text(app, "--socket", in.socket, "QMP address: a UNIX socket's path, unix:PATH or tcp:HOST:PORT", "ADDR", kWhat);
+  add_text(app, "--socket", in.socket, "QMP socket: its path, unix:PATH, tcp:HOST:PORT", "ADDR", kWhat);
 }
 
 void add_waiting_options(CLI::App& app, Invocation& in) {
-  add_text(app, "--stall-timeout", in.stall_timeout, "give up when nothing moves for so long (default 600)", "SECONDS",
+  add_text(app, "--stall-timeout", in.stall_timeout, "give up when nothing moves for it (default 600)", "SECONDS",
            kCare);
   add_text(app, "--connect-timeout", in.connect_timeout, "longest wait for QEMU's greeting (default 5)", "SECONDS",
            kCare);

@@ -66,27 +66,27 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
 }  // namespace
 
 void add_restore_command(CLI::App& app, Invocation& in) {
-  CLI::App& restore = *app.add_subcommand("restore", "make a disk image, or fill a block device, from a level");
+  CLI::App& restore = *app.add_subcommand("restore", "make a disk image from a level, or fill a device");
   const auto typed = std::make_shared<Typed>();
   const char* from = "From which level";
   add_text(restore, "--backupFile", in.base, "base path of the chain", "BASE", from);
-  add_text(restore, "--inc", in.inc, "-1: the full; N: that level; default: the newest", "N", from);
-  add_text(restore, "--at", typed->at, "the newest level not after this time (local, or with Z in UTC)", "TIME", from);
+  add_text(restore, "--inc", in.inc, "-1: the full; N: that one; default: the newest", "N", from);
+  add_text(restore, "--at", typed->at, "the newest not after this time (local, Z: UTC)", "TIME", from);
   const char* to = "To where";
   add_text(restore, "--output", typed->output, "a new file, or a block device with --force", "FILE", to);
   add_text(restore, "--format", typed->format, "default: qcow2", "qcow2|raw", to);
-  add_flag(restore, "--overlay", typed->overlay, "at once, whatever the size: a qcow2 on top of the level", to);
-  add_flag(restore, "--no-checksum", typed->no_checksum, "do not compare checksums: right after a verify, say", to);
+  add_flag(restore, "--overlay", typed->overlay, "at once: a qcow2 on top of the level", to);
+  add_flag(restore, "--no-checksum", typed->no_checksum, "do not compare checksums (after a verify, say)", to);
   add_flag(restore, "--force", typed->force, "overwrite a block device", to);
-  add_text(restore, "--export", typed->export_socket,
-           "for single files: serve the level over NBD on this socket until ctrl-c", "SOCKET", to);
+  add_text(restore, "--export", typed->export_socket, "serve the level over NBD, for single files", "SOCKET", to);
   restore.footer(R"(Examples:
-  qmpbackup restore -backupFile /backup/vm1 --output vm1.qcow2                         the newest level
-  qmpbackup restore -backupFile /backup/vm1 --at "2026-11-20 03:00" --output old.qcow2
-  qmpbackup restore -backupFile /backup/vm1 -inc 3 --output /dev/vg0/vm1 --force       onto a block device
-  qmpbackup restore -backupFile /backup/vm1 -inc 3 --export /tmp/vm1.sock              single files
+  qmpbackup restore -backupFile /backup/vm1 --output vm1.qcow2
+  qmpbackup restore -backupFile /backup/vm1 --at "2026-11-20 03:00" --output old
+  qmpbackup restore -backupFile /backup/vm1 -inc 3 --output /dev/vg0/vm1 --force
+  qmpbackup restore -backupFile /backup/vm1 -inc 3 --export /tmp/vm1.sock
 
-An overlay lies on the chain: no merge, no new full and no move of it before the overlay is made independent.
+An overlay lies on the chain: no merge, no new full and no move of the chain
+before the overlay is made independent.
 )");
   add_output_options(restore, in);
   restore.callback([&in, typed] {

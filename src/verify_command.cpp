@@ -8,16 +8,19 @@
 namespace qmpbackup {
 
 void add_verify_command(CLI::App& app, Invocation& in) {
-  CLI::App& verify = *app.add_subcommand("verify", "check that the levels of a chain are sound, and which restore");
+  CLI::App& verify = *app.add_subcommand("verify", "check that levels are sound, and which restore");
   const auto deep = std::make_shared<bool>(false);
   add_text(verify, "--backupFile", in.base, "base path of the chain", "BASE", "Which chain");
-  add_flag(verify, "--deep", *deep, "also read and decompress the newest level through the whole chain", "How");
+  add_flag(verify, "--deep", *deep, "also read the newest level through the chain", "How");
   verify.footer(R"(Examples:
-  qmpbackup verify -backupFile /backup/vm1          compare checksums, check structure
-  qmpbackup verify -backupFile /backup/vm1 --deep   and read the newest level as a restore would
+  qmpbackup verify -backupFile /backup/vm1         checksums and structure
+  qmpbackup verify -backupFile /backup/vm1 --deep  and read it through
 
-Exit codes: 0 all levels are sound; 6 damage was found; 1 there is no chain, or no level yet;
-5 another run changes the chain again and again: try again.
+Exit codes:
+  0  all levels are sound
+  1  there is no chain, no level yet, or a level that cannot be read
+  5  another run changes the chain again and again: try again
+  6  damage was found
 )");
   add_output_options(verify, in);
   verify.callback([&in, deep] {

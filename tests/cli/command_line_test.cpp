@@ -3,6 +3,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <sstream>
+
 #include "cli/cli_fixture.hpp"
 
 namespace qmpbackup::test {
@@ -114,6 +116,16 @@ TEST_F(CliTest, Help_Is_On_Stdout_And_Says_What_A_User_Looks_For) {
       EXPECT_NE(result.out.find(words), std::string::npos) << words;
     }
     EXPECT_EQ(result.out.find("--backupFile"), std::string::npos) << "shown as its users know it";
+  }
+}
+
+TEST_F(CliTest, Help_Fits_A_Terminal) {
+  for (const std::string command : {"", "list", "verify", "restore", "merge", "info"}) {
+    std::istringstream help(
+        run(command.empty() ? std::vector<std::string>{"-h"} : std::vector{command, std::string("-h")}).out);
+    for (std::string line; std::getline(help, line);) {
+      EXPECT_LE(line.size(), 80) << line;
+    }
   }
 }
 
