@@ -22,8 +22,10 @@ std::vector<MarkedRange> marks_of(ByteCount virtual_size) {
   const ByteCount last = (virtual_size - 1) / kGranularity * kGranularity;
   const ByteCount tail = last - std::min(last, kMiB - kGranularity);
   std::vector<MarkedRange> ranges{{tail, virtual_size - tail}};
-  for (ByteCount distance = 2 * kMiB; distance != 0 && distance <= last; distance *= 2) {
-    ranges.push_back({last - distance + kGranularity, kGranularity});
+  for (ByteCount half = kMiB; half != 0 && half < last; half *= 2) {
+    for (ByteCount distance = half + half / 4; distance <= std::min(2 * half, last); distance += half / 4) {
+      ranges.push_back({last - distance + kGranularity, kGranularity});
+    }
   }
   return ranges;
 }

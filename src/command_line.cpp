@@ -30,7 +30,7 @@ Exit codes:
   0  done                                4  QEMU cannot be reached, or broke off
   1  failed; the chain is as it was      5  another run holds this chain
   2  the command line is wrong           6  verify found damage
-  3  this chain needs a new full        128+n  ended by signal n
+  3  this chain needs a new full       128+n  ended by signal n
 )";
 
 constexpr std::size_t kHelpColumn = 32;

@@ -15,9 +15,9 @@ namespace qmpbackup {
 /// A disk that is shrunk and grown again between two levels reads zeros where it was cut off, and QEMU does not note
 /// that in any bitmap: the next level would silently keep the old content there. But shrinking cuts the marks off the
 /// bitmap too, and so does clearing it. When one mark is gone, only a new full is right. The price is that every
-/// incremental copies them: 1.8 MiB of a disk of 8 GiB, 2.4 MiB of one of 8 TiB.
+/// incremental copies them: 4.2 MiB of a disk of 8 GiB, 6.7 MiB of one of 8 TiB.
 ///
-/// The marks are the last 1 MiB, and the granules that begin 2 MiB, 4 MiB ... 2^n MiB before the end. A guest that
+/// The marks are the last 1 MiB, and four granules in each range of 2^n to 2^(n+1) MiB before the end. A guest that
 /// writes to a mark after the growing renews it: partition tables, RAID and file systems keep data at the very end. A
 /// cut of up to 1 MiB cannot hide: it takes away marks only, and what is renewed is copied. A larger one stays hidden
 /// only where the guest renewed the whole last 1 MiB and every other mark that was cut off, and yet not all of what

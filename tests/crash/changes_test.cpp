@@ -82,13 +82,15 @@ TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Much_O
   expect_new_full_needed();
 }
 
-// Of a cut of 2^n MiB the first granule is a mark.
+// Where the cut began at a quarter of a power of two MiB before the end, its first granule is a mark.
 TEST_F(Changes, Shrunk_And_Grown_Needs_A_New_Full_Though_The_Guest_Writes_Nearly_All_Of_It) {
-  begin();
-  scene_->resize(2 * MiB);
-  scene_->resize(4 * MiB);
-  vm().write(Scene::disk, 2 * MiB + 64 * KiB, 2 * MiB - 64 * KiB, 9);
-  expect_new_full_needed();
+  for (const std::uint64_t cut : {2 * MiB, MiB + 256 * KiB, 3 * MiB + 512 * KiB}) {
+    begin();
+    scene_->resize(4 * MiB - cut);
+    scene_->resize(4 * MiB);
+    vm().write(Scene::disk, 4 * MiB - cut + 64 * KiB, cut - 64 * KiB, 9);
+    expect_new_full_needed();
+  }
 }
 
 // All of what is cut off lies in marks: missing or copied.
