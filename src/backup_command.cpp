@@ -36,6 +36,22 @@ std::string check_device(const Typed& typed) {
   return require(typed.device.empty() ? typed.device_alias : typed.device, "-deviceToBackup");
 }
 
+/// How the level is to be written, as typed.
+std::string options_of(const Typed& typed) {
+  std::string options;
+  for (const auto& [name, value] : {std::pair{"--compress", typed.compression},
+                                    {"--cluster-size", typed.cluster_size},
+                                    {"--speed-limit", typed.speed_limit}}) {
+    options += value.empty() ? "" : fmt::format(" {} {}", name, shell_quoted(value));
+  }
+  for (const auto& [name, is_set] : {std::pair{"--buffered", typed.buffered},
+                                     {"--no-checksum", typed.no_checksum},
+                                     {"--no-space-check", typed.no_space_check}}) {
+    options += is_set ? fmt::format(" {}", name) : "";
+  }
+  return options;
+}
+
 void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& reporter) {
   const Connection where = check_connection(in);
   const std::string device = check_device(typed);
@@ -55,8 +71,8 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   request.buffered = typed.buffered;
   request.check_space = !typed.no_space_check;
   request.adopt = typed.adopt;
-  request.command = fmt::format("qmpbackup -socket {} -backupFile {} -deviceToBackup {}", shell_quoted(in.socket),
-                                shell_quoted(in.base), shell_quoted(device));
+  request.command = fmt::format("qmpbackup -socket {} -backupFile {} -deviceToBackup {}{}", shell_quoted(in.socket),
+                                shell_quoted(in.base), shell_quoted(device), options_of(typed));
   run_backup(loop, reporter, {where, {std::move(request)}, typed.dry_run, !typed.no_checksum});
 }
 

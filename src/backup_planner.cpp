@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 #include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/chain_view.hpp"
@@ -14,15 +13,7 @@ namespace qmpbackup {
 namespace {
 
 constexpr ByteCount kFullClusterSize = kMiB;
-constexpr ByteCount kIncrementalClusterSize = 64 * kKiB;
-
-/// A migration that runs, or is about to: the disk may change hands at any moment.
-bool migrates(const std::string& status) {
-  static constexpr std::array kUnderWay{"setup",           "active",          "pre-switchover",   "device",
-                                        "postcopy-active", "postcopy-paused", "postcopy-recover", "colo",
-                                        "wait-unplug",     "cancelling"};
-  return std::find(kUnderWay.begin(), kUnderWay.end(), status) != kUnderWay.end();
-}
+constexpr ByteCount kSmallClusterSize = 64 * kKiB;  // of what would be written for nothing, less is in each
 
 /// Decides about one disk.
 class DiskPlanner {
@@ -49,7 +40,19 @@ class DiskPlanner {
 
   [[nodiscard]] std::string about(std::string_view text) const { return fmt::format("{}: {}", disk_.label, text); }
   [[nodiscard]] std::string new_full_hint() const {
-    return fmt::format("take a new full: {} -inc auto", in_.request.command);
+    return fmt::format("{}take a new full: {} -inc auto",
+                       node_below_snapshot() != nullptr ? "commit the snapshot, or " : "", in_.request.command);
+  }
+  [[nodiscard]] std::string start_anew_hint() const {
+    return fmt::format("start anew, what is there moves aside: {} -inc auto", in_.request.command);
+  }
+  [[nodiscard]] std::string adopt_hint() const {
+    const std::optional<Level> wanted = in_.request.level;
+    return fmt::format("take that chain over: {} -inc {} --adopt", in_.request.command,
+                       wanted && !wanted->is_full() ? std::to_string(wanted->number) : "auto");
+  }
+  [[nodiscard]] std::string next_level_hint(Level next) const {
+    return fmt::format("the next one: {} -inc {}{}", in_.request.command, next.number, adopted_ ? " --adopt" : "");
   }
   [[noreturn]] void refuse(std::string_view text, std::string hint) const {
     throw ChainError(about(text), std::move(hint));
@@ -60,15 +63,7 @@ class DiskPlanner {
       refuse("this QEMU has no backup that keeps its bitmap (blockdev-backup bitmap-mode=never)",
              "QEMU 4.2 or newer is needed");
     }
-    if (migrates(vm_.migration_status)) {
-      refuse(fmt::format("a migration is under way ({})", vm_.migration_status), "try again when it is over");
-    }
-    // A paused VM whose migration was cancelled stays in "postmigrate" too, but has its disks back.
-    const bool given_away = vm_.status == "postmigrate" && vm_.migration_status == "completed";
-    if (vm_.status == "inmigrate" || vm_.status == "finish-migrate" || given_away) {
-      refuse(fmt::format("the VM is in state {}: its disks belong to another QEMU", vm_.status),
-             "back it up where it runs");
-    }
+    refuse_migration(vm_, disk_.label);
     if (const Job* job = job_on(vm_, disk_)) {
       refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value), "try again when it is over");
     }
@@ -103,15 +98,14 @@ class DiskPlanner {
       level_ = kFullLevel;
       return {};
     }
-    if (in_.request.adopt && in_.chain.manifest_state == ManifestState::kAbsent && in_.chain.has_backups()) {
+    if (in_.request.adopt && in_.chain.manifest_state == ManifestState::kAbsent && in_.chain.has_backups() &&
+        !in_.chain.was_ours) {
       try_to_adopt();
     }
     if (wanted) {
       refuse_wrong_level(*wanted);
       if (const std::string reason = why_no_incremental(); !reason.empty()) {
-        throw NewFullNeeded(about(reason), can_adopt() ? fmt::format("take that chain over: {} -inc {} --adopt",
-                                                                     in_.request.command, wanted->number)
-                                                       : new_full_hint());
+        throw NewFullNeeded(about(reason), can_adopt() ? adopt_hint() : new_full_hint());
       }
       level_ = *wanted;
       return {};
@@ -144,8 +138,8 @@ class DiskPlanner {
   }
 
   [[nodiscard]] bool can_adopt() const {
-    return in_.chain.manifest_state == ManifestState::kAbsent && why_not_adopted_.empty() &&
-           in_.chain.file_of(kFullLevel) != nullptr && !in_.chain.full_is_empty_image &&
+    return in_.chain.manifest_state == ManifestState::kAbsent && !in_.chain.was_ours && !adopted_ &&
+           why_not_adopted_.empty() && in_.chain.file_of(kFullLevel) != nullptr && !in_.chain.full_is_empty_image &&
            node_.find_bitmap(kForeignBitmap) != nullptr;
   }
 
@@ -160,13 +154,20 @@ class DiskPlanner {
       }
       return;
     }
+    const std::string how = can_adopt()                  ? adopt_hint()
+                            : in_.chain.levels().empty() ? why_no_incremental() + "; " + start_anew_hint()
+                            : in_.chain.files.empty()
+                                ? start_anew_hint()
+                                : fmt::format("continue the chain: {} -inc auto", in_.request.command);
     if (const LevelFile* file = in_.chain.files.empty() ? nullptr : &in_.chain.files.front()) {
       refuse(fmt::format("{} exists already, and nothing is overwritten", files.level_path(file->level)),
-             fmt::format("continue the chain: {} -inc auto, or give another -backupFile", in_.request.command));
+             how + ", or give another -backupFile");
     }
     if (in_.chain.has_backups()) {
-      refuse(fmt::format("{} names a chain whose files are gone", files.manifest_path()),
-             fmt::format("start anew beside it: {} -inc auto, or give another -backupFile", in_.request.command));
+      refuse(fmt::format("{} {}", files.manifest_path(),
+                         in_.chain.manifest ? "names a chain whose files are gone"
+                                            : "is damaged: " + in_.chain.manifest_problem),
+             start_anew_hint() + ", or give another -backupFile");
     }
   }
 
@@ -182,12 +183,12 @@ class DiskPlanner {
     const Level next = next_level();
     if (wanted < next) {
       refuse(fmt::format("level {} exists already, and nothing is overwritten", level_name(wanted)),
-             fmt::format("the next one: {} -inc {}", in_.request.command, next.number));
+             next_level_hint(next));
     }
     if (wanted > next) {
       refuse(fmt::format("level {} needs level {}, which was not taken yet", level_name(wanted),
                          level_name(wanted.previous())),
-             fmt::format("the next one: {} -inc {}", in_.request.command, next.number));
+             next_level_hint(next));
     }
   }
 
@@ -199,6 +200,9 @@ class DiskPlanner {
     }
     if (!why_not_adopted_.empty()) {
       return why_not_adopted_;
+    }
+    if (can_adopt()) {
+      return fmt::format("{} is a chain of the Go tool, and --adopt was not given", files.base());
     }
     if (levels().empty()) {
       return in_.chain.has_backups() ? fmt::format("the manifest {} is missing", files.manifest_path())
@@ -214,10 +218,26 @@ class DiskPlanner {
       return fmt::format("{} is not in the manifest, which may be an older copy; the newest one can be put back",
                          *beyond);
     }
+    if (const Node* node = node_below_snapshot()) {
+      return fmt::format("the bitmap for level {} is on the node {}, below a snapshot", level_name(last.level),
+                         node->name.value);
+    }
     if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
       return reason + note_of_another_vm();
     }
     return why_size_is_wrong(node_, last, in_.marks_intact);
+  }
+
+  /// The backing node that holds the bitmap in place of the disk's own node, if any. A commit brings it back.
+  [[nodiscard]] const Node* node_below_snapshot() const {
+    if (levels().empty() || node_.find_bitmap(levels().back().bitmap) != nullptr) {
+      return nullptr;
+    }
+    const std::vector<const Node*> chain = backing_chain(vm_, disk_);
+    const auto found = std::find_if(chain.begin(), chain.end(), [&](const Node* node) {
+      return node->find_bitmap(levels().back().bitmap) != nullptr;
+    });
+    return found == chain.end() ? nullptr : *found;
   }
 
   void refuse_by_folder() const {
@@ -252,8 +272,8 @@ class DiskPlanner {
 
   /// What full and incremental have in common; `chain` is the one that the level will belong to.
   [[nodiscard]] DiskPlan common(Manifest intent, const ChainId& chain, const std::string& reason) const {
-    const ByteCount cluster =
-        in_.request.cluster_size.value_or(level_.is_full() ? kFullClusterSize : kIncrementalClusterSize);
+    const ByteCount cluster = in_.request.cluster_size.value_or(
+        level_.is_full() && compression() != "none" ? kFullClusterSize : kSmallClusterSize);
     intent.pending = Pending{.chain = chain,
                              .level = level_,
                              .job = level_job(chain, level_),
@@ -281,7 +301,7 @@ class DiskPlanner {
     }
     plan.fdset_id = in_.fdset_id;
     plan.speed_bytes_per_second = in_.request.speed_bytes_per_second;
-    if (!plan.persistent) {
+    if (!plan.persistent && level_.is_full()) {
       warnings_.push_back(
           about(fmt::format("a {} disk cannot store bitmaps: when QEMU exits, the next backup must be a full",
                             node_.driver == "qcow2" ? "read-only or version 2 qcow2" : node_.driver)));
@@ -309,7 +329,10 @@ class DiskPlanner {
       plan.intent.pending->archive = unused_archive(in_.chain, in_.now);
     }
     plan.expected_bytes = allocated_bytes(vm_, disk_);
-    refuse_without_space(plan.expected_bytes);
+    const bool written_whole = plan.pending().compression == "none";  // a cluster with a single allocated granule
+    const ByteCount blow_up = std::max<ByteCount>(plan.pending().cluster_size / kGranularity, 1);
+    refuse_without_space(written_whole ? std::min(plan.expected_bytes * blow_up, node_.virtual_size)
+                                       : plan.expected_bytes);
     if (!reason.empty()) {
       warnings_.push_back(about(fmt::format("taking a new full: {}; the old chain moves to {}", reason,
                                             in_.request.files.archived(*plan.pending().archive).folder())));
@@ -317,8 +340,8 @@ class DiskPlanner {
     if (const std::string names = names_of_our_bitmaps(); !names.empty()) {
       if (replaces && !in_.chain.manifest && !has_bitmap_of(in_.chain.lost_id)) {
         warnings_.push_back(
-            about(fmt::format("{} may belong to the old chain, whose manifest is gone; where no other chain of this "
-                              "disk needs it, remove it with -cleanBitmap, which removes all, and take a new full",
+            about(fmt::format("the bitmap {} stays: it may be of the old chain, whose manifest is gone, or of another "
+                              "chain of this disk",
                               names)));
       } else if (!replaces && !in_.request.level) {
         warnings_.push_back(
@@ -347,7 +370,7 @@ class DiskPlanner {
   [[nodiscard]] std::string names_of_our_bitmaps() const {
     std::string names;
     for (const Bitmap& bitmap : node_.bitmaps) {
-      if (bitmap.name.starts_with(kPrefix)) {
+      if (parse_chain_level(bitmap.name.value)) {
         names += (names.empty() ? "" : ", ") + bitmap.name.value;
       }
     }

@@ -284,6 +284,9 @@ class BackupRun {
       }
     }
     begin(plans);
+    for (DiskPlan& plan : plans) {
+      plan.intent.pending->started = now_utc();  // nothing that the guest writes from here on is in the level
+    }
     const std::vector<Node> nodes = query_nodes(session_);
     std::vector<Pending> runs;
     for (const DiskPlan& plan : plans) {

@@ -43,14 +43,35 @@ void throw_if_failed(Session& session, const Pending& run, const Job* job, bool 
   throw Error(fmt::format("{}: the backup failed: {}", run.device, *job->error), kStorageHint);
 }
 
+[[noreturn]] void throw_guest_error(const Pending& run) {
+  throw Error(fmt::format("{}: the guest had an I/O error during the backup, which was cancelled", run.device),
+              kStorageHint);
+}
+
+/// Whether the guest's request that failed was to a disk of these runs. The node is the filter of the job, most likely.
+bool is_on_disks_of(Session& session, const std::vector<Pending>& runs, const QmpEvent& event) {
+  const std::string device = event.data.value("device", "");
+  const NodeName node{event.data.value("node-name", "")};
+  for (const Disk& disk : list_disks(look_at_vm(session))) {
+    const bool hit = disk.label == device || std::find(disk.path.begin(), disk.path.end(), node) != disk.path.end();
+    if (hit && std::any_of(runs.begin(), runs.end(), [&](const Pending& run) { return run.device == disk.label; })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Whether a guest that ran stands still because of an error.
+bool was_stopped(Session& session, const std::vector<Pending>& runs) {
+  return std::any_of(runs.begin(), runs.end(), [](const Pending& run) { return run.was_running; }) &&
+         query_status(session.client) == "io-error";
+}
+
 void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, const QmpEvent& event) {
-  const bool write_failed = event.name == "BLOCK_IO_ERROR" && event.data.value("operation", "") == "write";
-  const bool stopped = event.name == "STOP" || event.name == "BLOCK_IO_ERROR";
-  const bool ran = std::any_of(runs.begin(), runs.end(), [](const Pending& run) { return run.was_running; });
-  if (write_failed || (stopped && ran && query_status(session.client) == "io-error")) {
-    throw Error(
-        fmt::format("{}: the guest had an I/O error during the backup, which was cancelled", runs.front().device),
-        kStorageHint);
+  const bool failed = event.name == "BLOCK_IO_ERROR";
+  if (((failed || event.name == "STOP") && was_stopped(session, runs)) ||
+      (failed && event.data.value("operation", "") == "write" && is_on_disks_of(session, runs, event))) {
+    throw_guest_error(runs.front());
   }
 }
 
@@ -77,6 +98,9 @@ void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline 
 void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
   Progress progress(runs.front().device, {}, std::chrono::steady_clock::now());
   bool cancelled = false;
+  if (was_stopped(session, runs)) {  // before anybody listened: recovery waits for a killed run's job
+    throw_guest_error(runs.front());
+  }
   for (;;) {
     const std::vector<Job> jobs = query_jobs(session.client);
     ByteCount done = 0;

@@ -70,4 +70,11 @@ json compare_with_marks(const NodeName& scratch, const BitmapName& marks, const 
       {add(kCopy), merge(kCopy, json::array({theirs})), add(kUnion), merge(kUnion, json::array({theirs, old_marks}))});
 }
 
+bool marks_were_lost(const std::vector<Node>& nodes, const NodeName& scratch) {
+  const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const Node& n) { return n.name == scratch; });
+  const Bitmap* copy = node == nodes.end() ? nullptr : node->find_bitmap(kCopy);
+  const Bitmap* both = node == nodes.end() ? nullptr : node->find_bitmap(kUnion);
+  return copy != nullptr && both != nullptr && copy->dirty != both->dirty;
+}
+
 }  // namespace qmpbackup

@@ -138,6 +138,7 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   if (!chain.manifest && !chain.lost_id) {
     chain.lost_id = chain_of_note(chain, files, read_note(files));
   }
+  chain.was_ours = chain.manifest || chain.lost_id || exists(files.checksums_path());
   return chain;
 }
 

@@ -29,7 +29,7 @@ ChainOnDisk read_sound_chain(EventLoop& loop, const ChainFiles& files) {
 
 bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap) {
   if (!chain) {
-    return bitmap.starts_with(kPrefix) || bitmap == kForeignBitmap;
+    return parse_chain_level(bitmap.value) || bitmap == kForeignBitmap;
   }
   if (!chain->manifest) {
     return chain->lost_id ? bitmap.starts_with(chain_prefix(*chain->lost_id)) : bitmap == kForeignBitmap;
@@ -88,8 +88,8 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
         client.execute(command);
       }
       removed.push_back(bitmap.name.value);
-      if (const auto owner = chain_of(bitmap.name)) {
-        chains.insert(*owner);
+      if (const auto owner = parse_chain_level(bitmap.name.value)) {
+        chains.insert(owner->chain);
       }
     }
   }

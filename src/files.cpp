@@ -111,6 +111,9 @@ void write_durably(const std::string& path, std::string_view content) {
   try {
     const UniqueFd fd = create_exclusively(temporary);
     write_all(fd.get(), content, temporary);
+    if (struct stat old{}; ::geteuid() == 0 && ::lstat(path.c_str(), &old) == 0) {
+      (void)!::fchown(fd.get(), old.st_uid, old.st_gid);  // root looks at a user's chain: it stays the user's
+    }
     if (::fsync(fd.get()) != 0) {
       throw_errno("sync", temporary);
     }
@@ -151,15 +154,14 @@ void link_or_move_durably(const std::string& from, const std::string& to) {
 
 void rename_to_new_durably(const std::string& from, const std::string& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
-    if (errno != EINVAL && errno != ENOSYS) {  // those say: not on this file system (NFS), not in this kernel
+    const bool is_offered = errno != EINVAL && errno != ENOSYS;  // those say: not on this file system (NFS)
+    std::error_code ignored;
+    if (!std::filesystem::equivalent(from, to, ignored) && (is_offered || exists(to))) {
+      errno = is_offered ? errno : EEXIST;
       throw_errno_between("rename", from, to);
     }
-    if (::link(from.c_str(), to.c_str()) != 0) {  // does not replace either
-      throw_errno_between("rename", from, to);
-    }
-    if (::unlink(from.c_str()) != 0) {
-      throw_errno("remove", from);
-    }
+    link_or_move_durably(from, to);  // does not replace either, where there are hard links
+    remove_durably(from);
   }
   sync_folder(folder_of(to));
 }
@@ -251,7 +253,7 @@ std::optional<FileInfo> regular_file_info(const std::string& path) {
   }
   struct stat name {};
   const bool is_link = ::lstat(path.c_str(), &name) == 0 && S_ISLNK(name.st_mode);
-  return FileInfo{static_cast<ByteCount>(info.st_size), format_utc(info.st_mtime), is_link,
+  return FileInfo{static_cast<ByteCount>(info.st_size), info.st_ino, format_utc(info.st_mtime), is_link,
                   (info.st_mode & (S_IWGRP | S_IWOTH)) != 0};
 }
 

@@ -56,17 +56,20 @@ std::string chain_node_prefix(const ChainId& chain) {
 BitmapName level_bitmap(const ChainId& chain, Level level) {
   return {chain_prefix(chain) + level_name(level)};
 }
-std::optional<ChainId> chain_of(const BitmapName& bitmap) {
-  constexpr std::size_t kUuid = 36;
-  if (!bitmap.starts_with(kPrefix)) {
-    return std::nullopt;
-  }
-  const auto chain = ChainId::parse(std::string_view(bitmap.value).substr(kPrefix.size(), kUuid));
-  return chain && bitmap.starts_with(chain_prefix(*chain)) ? chain : std::nullopt;
-}
 JobId level_job(const ChainId& chain, Level level) {
   return {chain_prefix(chain) + level_name(level)};
 }
+
+std::optional<ChainLevel> parse_chain_level(std::string_view name) {
+  constexpr std::size_t kUuid = 36;
+  const auto chain = name.starts_with(kPrefix) ? ChainId::parse(name.substr(kPrefix.size(), kUuid)) : std::nullopt;
+  if (!chain || !name.starts_with(chain_prefix(*chain))) {
+    return std::nullopt;
+  }
+  const auto level = parse_level_name(name.substr(chain_prefix(*chain).size()));
+  return level ? std::optional(ChainLevel{*chain, *level}) : std::nullopt;
+}
+
 NodeName target_node(const ChainId& chain) {
   return {chain_node_prefix(chain) + "-target"};
 }

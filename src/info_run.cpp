@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "qmpbackup/chain_on_disk.hpp"
+#include "qmpbackup/errors.hpp"
 #include "qmpbackup/session.hpp"
 #include "qmpbackup/table.hpp"
 
@@ -11,27 +12,14 @@ namespace {
 
 using nlohmann::json;
 
-/// The chain and level that a bitmap of ours holds the changes since.
-struct BitmapMeaning {
-  std::string chain;
-  Level level;
-};
-
-std::optional<BitmapMeaning> meaning_of(const BitmapName& bitmap) {
-  const auto chain = chain_of(bitmap);
-  const auto level =
-      chain ? parse_level_name(std::string_view(bitmap.value).substr(chain_prefix(*chain).size())) : std::nullopt;
-  return level ? std::optional(BitmapMeaning{chain->text(), *level}) : std::nullopt;
-}
-
 std::string describe(const Bitmap& bitmap) {
-  const auto meaning = meaning_of(bitmap.name);
+  const auto ours = parse_chain_level(bitmap.name.value);
   const std::string state = bitmap.inconsistent ? "inconsistent: useless since QEMU was killed"
                             : bitmap.busy       ? "busy"
                             : !bitmap.recording ? "not recording"
                                                 : format_size(bitmap.dirty) + " dirty";
-  if (meaning) {
-    return fmt::format("chain {}, since {}: {}", meaning->chain, level_name(meaning->level), state);
+  if (ours) {
+    return fmt::format("chain {}, since {}: {}", ours->chain.text(), level_name(ours->level), state);
   }
   const std::string kept = bitmap.persistent ? "" : ", lost when QEMU exits";
   return fmt::format("{}: {}{}",
@@ -42,26 +30,32 @@ std::string describe(const Bitmap& bitmap) {
 
 /// What a backup of the disk would meet now.
 std::string outlook(const VmState& vm, const Disk& disk, const Node& node) {
+  try {
+    refuse_migration(vm, disk.label);
+  } catch (const ChainError& error) {
+    return fmt::format("no backup now: {}", error.hint());
+  }
   if (const Job* job = job_on(vm, disk)) {
     return fmt::format("no backup now: the {} job {} works on it", job->type, job->id.value);
   }
   std::vector<std::string> levels;
   for (const Bitmap& bitmap : node.bitmaps) {
-    const auto meaning = meaning_of(bitmap.name);
-    if (meaning && !bitmap.inconsistent && bitmap.recording) {
-      levels.push_back(level_name(meaning->level.next()) + (bitmap.persistent ? "" : " (until QEMU exits)"));
+    const auto ours = parse_chain_level(bitmap.name.value);
+    if (ours && !bitmap.inconsistent && bitmap.recording) {
+      levels.push_back(level_name(ours->level.next()) + (bitmap.persistent ? "" : " (until QEMU exits)"));
     }
   }
-  return levels.empty() ? "the next backup is a full"
-                        : fmt::format("an incremental is possible: next level {}", fmt::join(levels, ", or "));
+  return levels.empty()       ? "the next backup is a full"
+         : levels.size() == 1 ? "an incremental is possible: next level " + levels.front()
+                              : fmt::format("an incremental is possible in each of {} chains", levels.size());
 }
 
 json to_json(const Bitmap& bitmap) {
-  const auto meaning = meaning_of(bitmap.name);
+  const auto ours = parse_chain_level(bitmap.name.value);
   return {{"name", bitmap.name.value},
-          {"ours", meaning.has_value()},
-          {"chain", meaning ? json(meaning->chain) : json(nullptr)},
-          {"next_level", meaning ? json(meaning->level.next().number) : json(nullptr)},
+          {"ours", ours.has_value()},
+          {"chain", ours ? json(ours->chain.text()) : json(nullptr)},
+          {"next_level", ours ? json(ours->level.next().number) : json(nullptr)},
           {"bytes_dirty", bitmap.dirty},
           {"recording", bitmap.recording},
           {"busy", bitmap.busy},

@@ -123,29 +123,38 @@ void commit(const ChainFiles& files, Manifest& manifest) {
     if (pending.archive) {
       archive_old_chain(files, manifest);
     }
-    rename_durably(partial, files.level_path(pending.level));
+    rename_to_new_durably(partial, files.level_path(pending.level));
   }
-  if (pending.archive && manifest.chain != pending.chain) {
-    manifest.replaces = manifest.chain;
-    manifest.chain = pending.chain;
-    manifest.device = pending.device;
-    manifest.vm = pending.vm;
-    manifest.levels.clear();
-    manifest.merged.reset();
+  Manifest next = manifest;
+  if (pending.archive && next.chain != pending.chain) {
+    next.replaces = next.chain;
+    next.chain = pending.chain;
+    next.device = pending.device;
+    next.vm = pending.vm;
+    next.levels.clear();
+    next.merged.reset();
   }
-  manifest.levels.push_back(*pending.verified);
-  manifest.pending.reset();
-  write_durably(files.manifest_path(), format_manifest(manifest));  // the commit point
+  next.levels.push_back(*pending.verified);
+  next.pending.reset();
+  write_durably(files.manifest_path(), format_manifest(next));  // the commit point
+  manifest = std::move(next);
 }
+
+enum class EmptyImage { kStays, kGoes };
 
 /// Nothing is overwritten: a file may have come under the level's final name since the run was planned. An empty image
 /// that the operator made beforehand is meant to be replaced, and an old chain moves away.
-void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pending& pending) {
+void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pending& pending, EmptyImage empty_image) {
   const std::string path = files.level_path(pending.level);
-  if (pending.archive || !exists(path)) {
+  if (pending.archive || !exists(path) || !exists(files.in_folder(pending.partial))) {
     return;
   }
-  if (!read_chain(session.loop, files).full_is_empty_image) {
+  if (read_chain(session.loop, files).full_is_empty_image) {
+    if (empty_image == EmptyImage::kGoes) {
+      remove_durably(path);
+    }
+  } else if (regular_file_info(path).value_or(FileInfo{}).inode !=
+             pending.inode) {  // else: killed between its two names
     throw ChainError(fmt::format("{}: {} appeared during the backup, and nothing is overwritten", pending.device, path),
                      "find out what made it; move it away and try again");
   }
@@ -156,30 +165,30 @@ bool is_open_in_qemu(Session& session, const NodeName& node) {
   return std::any_of(nodes.begin(), nodes.end(), [&](const Node& candidate) { return candidate.name == node; });
 }
 
-/// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
-/// from it.
-void remove_adopted_bitmap(Session& session, const BitmapName& beside) {
-  for (const Node& node : query_nodes(session)) {
-    if (node.find_bitmap(kForeignBitmap) != nullptr && node.find_bitmap(beside) != nullptr) {
-      session.client.execute(remove_bitmap(node.name, kForeignBitmap));
-    }
+/// A guest that ran when the level began, and stands still because a write to the target failed.
+void continue_guest(Session& session, const Pending& pending) {
+  if (pending.was_running && query_status(session.client) == "io-error") {
+    session.client.execute({"cont"});
   }
 }
 
 }  // namespace
 
 LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& manifest, Recovery from) {
+  continue_guest(session, *manifest.pending);
   if (from == Recovery::kFlush) {
     flush_target(session, *manifest.pending);
   }
   if (from != Recovery::kCommit) {
-    refuse_file_in_the_way(session, files, *manifest.pending);
+    refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kStays);
     Manifest verified = manifest;
     verified.pending->verified = verify_partial(session, files, *manifest.pending);
+    verified.pending->inode = regular_file_info(files.in_folder(manifest.pending->partial)).value_or(FileInfo{}).inode;
     write_durably(files.manifest_path(), format_manifest(verified));
     manifest = std::move(verified);
   }
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
+  refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kGoes);
   commit(files, manifest);
   write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
   try {
@@ -190,13 +199,23 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   return manifest.levels.back();
 }
 
+void remove_adopted_bitmap(Session& session, const Manifest& manifest) {
+  const std::vector<LevelRecord>& levels = manifest.levels;
+  if (levels.size() < 2 || levels[levels.size() - 2].bitmap != kForeignBitmap) {
+    return;
+  }
+  for (const Node& node : query_nodes(session)) {
+    if (node.find_bitmap(kForeignBitmap) != nullptr && node.find_bitmap(levels.back().bitmap) != nullptr) {
+      session.client.execute(remove_bitmap(node.name, kForeignBitmap));
+    }
+  }
+}
+
 void clean_up_after_commit(Session& session, const Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   try {
     remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest));
-    if (manifest.levels.size() > 1 && manifest.levels[manifest.levels.size() - 2].bitmap == kForeignBitmap) {
-      remove_adopted_bitmap(session, *bitmap_to_keep(manifest));
-    }
+    remove_adopted_bitmap(session, manifest);
   } catch (const std::exception& error) {
     session.reporter.warning(
         fmt::format("{}: the level is committed, but QEMU was not cleaned up: {}; the next run does it",
@@ -208,9 +227,7 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   const Pending pending = *manifest.pending;
   remove_leftovers(session, {pending.chain}, bitmap_to_keep(manifest));
-  if (pending.was_running && query_status(session.client) == "io-error") {
-    session.client.execute({"cont"});
-  }
+  continue_guest(session, pending);
   if (is_open_in_qemu(session, pending.node)) {
     remove_durably(files.in_folder(pending.partial));
   } else {

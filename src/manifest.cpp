@@ -165,6 +165,7 @@ Pending parse_pending(json object) {
   }
   if (auto verified = fields.take_if_present("verified")) {
     pending.verified = parse_record(std::move(*verified));
+    pending.inode = fields.count("inode");
   }
   return pending;
 }
@@ -210,6 +211,7 @@ json known_fields(const Pending& pending) {
   }
   if (pending.verified) {
     object["verified"] = known_fields(*pending.verified);
+    object["inode"] = pending.inode;
   }
   return object;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "qmpbackup/chain_on_disk.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
@@ -37,9 +38,13 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   for (const Level level : merged) {
     remove_durably(files.level_path(level));
   }
-  write_checksums(files, manifest);
+  try {
+    write_checksums(files, manifest);
+  } catch (const FileError&) {  // the next level writes them again, and warns
+  }
   manifest.pending_merge.reset();
   write_durably(files.manifest_path(), format_manifest(manifest));
+  write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
 }
 
 void finish_merge_if_possible(const ChainFiles& files) {

@@ -53,12 +53,24 @@ class Merge {
     next.merged = request_.through;
     next.pending_merge = PendingMerge{request_.through};
     const EventLoop::Shield shield(loop_);
-    write_durably(files_.manifest_path(), format_manifest(next));  // the commit point
+    commit(next);
     finish_merge(files_, next);
     report(next.levels.front());
   }
 
  private:
+  void commit(const Manifest& next) {
+    try {
+      write_durably(files_.manifest_path(), format_manifest(next));
+    } catch (const FileError&) {
+      const ChainOnDisk chain = read_chain(loop_, files_);
+      if (chain.manifest && !chain.manifest->pending_merge) {  // else it was renamed, and the next run goes on
+        remove_partials();
+      }
+      throw;
+    }
+  }
+
   void load() {
     ChainOnDisk chain = read_chain_to_restore(loop_, files_);
     refuse_without_levels(chain);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "qmpbackup/backup_wait.hpp"
+#include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
@@ -19,9 +20,11 @@ RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pe
   facts.pending = true;
   facts.verified = pending.verified.has_value();
   facts.partial_file = exists(files.in_folder(pending.partial));
-  facts.final_file = exists(files.level_path(pending.level));
+  const auto final_file = regular_file_info(files.level_path(pending.level));
+  facts.final_file = final_file && final_file->inode == pending.inode;
   const VmState vm = look_at_vm(session);
-  facts.job = fate_of(vm.find_job(pending.job));
+  facts.job =
+      marks_were_lost(vm.nodes, scratch_node(pending.chain)) ? JobFate::kFailed : fate_of(vm.find_job(pending.job));
   facts.target_node = vm.find_node(pending.node) != nullptr;
   return facts;
 }
@@ -122,6 +125,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }
+  remove_adopted_bitmap(session, manifest);
   remove_partials(session, files, chain.partials);
   return completed;
 }

@@ -129,7 +129,9 @@ const Job* VmState::find_job(const JobId& id) const {
 
 void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmIdentity& vm) {
   const auto is_known = [](const std::string& uuid) { return uuid.find_first_not_of("0-") != std::string::npos; };
-  if (is_known(chain.uuid) && is_known(vm.uuid) && chain.uuid != vm.uuid) {
+  const bool named_apart = !chain.name.empty() && !vm.name.empty() && chain.name != vm.name;
+  if (is_known(chain.uuid) && is_known(vm.uuid) ? chain.uuid != vm.uuid
+                                                : is_known(chain.uuid) != is_known(vm.uuid) && named_apart) {
     throw ChainError(fmt::format("{} is a chain of the VM {} ({}); this one is {} ({})", base, chain.name, chain.uuid,
                                  vm.name, vm.uuid),
                      "give each VM a -backupFile of its own");
@@ -287,6 +289,22 @@ ByteCount allocated_bytes(const VmState& vm, const Disk& disk) {
     sum += node->allocated;
   }
   return std::min(sum, virtual_size);
+}
+
+void refuse_migration(const VmState& vm, const std::string& label) {
+  static constexpr std::array kUnderWay{"setup",           "active",          "pre-switchover",   "device",
+                                        "postcopy-active", "postcopy-paused", "postcopy-recover", "colo",
+                                        "wait-unplug",     "cancelling"};
+  if (std::find(kUnderWay.begin(), kUnderWay.end(), vm.migration_status) != kUnderWay.end()) {
+    throw ChainError(fmt::format("{}: a migration is under way ({})", label, vm.migration_status),
+                     "try again when it is over");
+  }
+  // A paused VM whose migration was cancelled stays in "postmigrate" too, but has its disks back.
+  const bool given_away = vm.status == "postmigrate" && vm.migration_status == "completed";
+  if (vm.status == "inmigrate" || vm.status == "finish-migrate" || given_away) {
+    throw ChainError(fmt::format("{}: the VM is in state {}: its disks belong to another QEMU", label, vm.status),
+                     "back it up where it runs");
+  }
 }
 
 const Job* job_on(const VmState& vm, const Disk& disk) {

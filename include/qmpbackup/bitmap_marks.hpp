@@ -7,6 +7,7 @@
 #include "qmpbackup/ids.hpp"
 #include "qmpbackup/qmp_message.hpp"
 #include "qmpbackup/sizes.hpp"
+#include "qmpbackup/vm_state.hpp"
 
 namespace qmpbackup {
 
@@ -54,5 +55,9 @@ inline const BitmapName kUnion{"union"};         ///< that, and its marks
 /// of the `bitmap` of `node` exactly when both count the same afterwards.
 nlohmann::json compare_with_marks(const NodeName& scratch, const BitmapName& marks, const NodeName& node,
                                   const BitmapName& bitmap);
+
+/// Whether such a comparison, of a run that was killed before it looked, says that a mark is gone. No where there is
+/// none.
+bool marks_were_lost(const std::vector<Node>& nodes, const NodeName& scratch);
 
 }  // namespace qmpbackup

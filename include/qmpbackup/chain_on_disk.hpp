@@ -31,7 +31,8 @@ struct ChainOnDisk {
   std::string manifest_problem;      ///< for kDamaged and kTooNew
   std::optional<Manifest> manifest;  ///< for kGood
   std::optional<ChainId>
-      lost_id;  ///< without a good manifest: the chain's id, from the damaged one or the lock (read_chain)
+      lost_id;            ///< without a good manifest: the chain's id, from the damaged one or the lock (read_chain)
+  bool was_ours = false;  ///< what is there beside the manifest says that this program made the chain (read_chain)
   std::vector<LevelFile> files;  ///< ascending by level
   std::vector<Level> partials;
   std::vector<std::string> archives;  ///< earlier chains' folders, by their compact times, ascending

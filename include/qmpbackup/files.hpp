@@ -80,6 +80,7 @@ bool exists(const std::string& path);
 /// What a regular file, or a link to one, is like; nothing for anything else.
 struct FileInfo {
   ByteCount size = 0;
+  std::uint64_t inode = 0;        ///< stays when the file is renamed
   std::string modified;           ///< RFC 3339 in UTC
   bool is_link = false;           ///< the name is a symbolic link to it
   bool others_may_write = false;  ///< its mode lets its group or everybody write

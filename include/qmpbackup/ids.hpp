@@ -62,9 +62,14 @@ std::string chain_prefix(const ChainId& chain);
 std::string chain_node_prefix(const ChainId& chain);
 
 BitmapName level_bitmap(const ChainId& chain, Level level);
-/// The chain whose bitmap this is. Nothing for any other name.
-std::optional<ChainId> chain_of(const BitmapName& bitmap);
 JobId level_job(const ChainId& chain, Level level);
+/// What the name of a level's bitmap or job says.
+struct ChainLevel {
+  ChainId chain;
+  Level level;
+};
+/// Nothing for a name that this program does not give, even when it begins like one.
+std::optional<ChainLevel> parse_chain_level(std::string_view name);
 /// The level's qcow2 node, the file node below it, and the scratch node for marks.
 NodeName target_node(const ChainId& chain);
 NodeName target_file_node(const ChainId& chain);

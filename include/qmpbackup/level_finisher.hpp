@@ -12,13 +12,18 @@ namespace qmpbackup {
 // `pending`.
 
 /// Steps 6 to 8, starting at `from` (kFlush, kSync or kCommit). On return the level is committed: file, manifest, both
-/// durable. Updates `manifest` to what is on disk. Throws where the level is not complete; then nothing was committed,
-/// and the caller undoes.
+/// durable. Updates `manifest` to what is on disk. Continues a guest that stopped on an I/O error meanwhile. Throws
+/// where the level is not complete; then nothing was committed, and the caller undoes, or the next run repeats the
+/// commit where `pending.verified` is set.
 LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& manifest, Recovery from);
 
 /// Step 9: dismisses the job and removes the previous level's bitmap. What it cannot do now, the next run does; it
 /// warns instead of failing.
 void clean_up_after_commit(Session& session, const Manifest& manifest);
+
+/// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
+/// from it. Removed when that level is the newest.
+void remove_adopted_bitmap(Session& session, const Manifest& manifest);
 
 /// Takes everything of the run in `pending` back, in QEMU and on disk; the chain is then as it was before the run.
 /// Continues a guest that stopped on an I/O error meanwhile. Signals wait for its end.

@@ -58,6 +58,7 @@ struct Pending {
   std::string reason;                  ///< why a full instead of an incremental; empty for none
   std::optional<std::string> archive;  ///< compact time: the old chain moves into this folder at the commit
   std::optional<LevelRecord> verified;  ///< the partial file was found complete and on disk: only the commit is missing
+  std::uint64_t inode = 0;              ///< of that file, by which it is known under its final name; 0 before
 };
 
 /// A merge that has been committed and whose files are still being put in place. The levels of the manifest are those

@@ -17,7 +17,7 @@ struct RecoveryFacts {
   JobFate job = JobFate::kNone;
   bool target_node = false;  ///< the level's qcow2 node is in QEMU
   bool partial_file = false;
-  bool final_file = false;
+  bool final_file = false;  ///< the verified file is under its final name
 };
 
 /// Where to take up an earlier run's work. Steps are those of the commit order.

@@ -74,7 +74,7 @@ struct Job {
   std::optional<std::string> error;
 
   [[nodiscard]] bool is_concluded() const { return status == "concluded"; }
-  [[nodiscard]] bool is_ours() const { return id.starts_with(kPrefix); }
+  [[nodiscard]] bool is_ours() const { return parse_chain_level(id.value).has_value(); }
 };
 
 std::vector<Job> parse_jobs(const nlohmann::json& reply);
@@ -96,7 +96,8 @@ struct VmState {
   [[nodiscard]] const Job* find_job(const JobId& id) const;
 };
 
-/// Throws ChainError where the chain at `base` was made of another VM than this one: both have a uuid, and they differ.
+/// Throws ChainError where the chain at `base` was made of another VM than this one: their uuids differ, or only one of
+/// them has any and their names differ.
 void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmIdentity& vm);
 
 std::vector<Device> parse_devices(const nlohmann::json& query_block);
@@ -123,6 +124,10 @@ Disk find_disk(const VmState& vm, const std::string& name);
 /// The bytes that a full backup of a node reads: allocated on the host in the node and its backing files, at most the
 /// virtual size; the virtual size where QEMU does not know.
 ByteCount allocated_bytes(const VmState& vm, const Disk& disk);
+
+/// Throws ChainError while the VM's disks cannot be backed up, whichever: they are on their way to another host, say.
+/// `label`: of the disk in question.
+void refuse_migration(const VmState& vm, const std::string& label);
 
 /// A job that works on the disk's nodes, whosever it is, if any.
 const Job* job_on(const VmState& vm, const Disk& disk);

@@ -70,10 +70,14 @@ TEST(Sizes, Round_Up_Goes_To_The_Next_Multiple) {
 
 TEST(BitmapNames, Tell_Their_Chain) {
   const ChainId chain = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
-  EXPECT_EQ(chain_of(level_bitmap(chain, Level{3})), chain);
+  const auto named = parse_chain_level(level_bitmap(chain, Level{3}).value);
+  ASSERT_TRUE(named);
+  EXPECT_EQ(named->chain, chain);
+  EXPECT_EQ(named->level, Level{3});
   for (const char* other : {"", "bitmap0", "qmpbackup-", "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab",
-                            "xqmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-full", "qmpbackup-0b3c6f52-full"}) {
-    EXPECT_EQ(chain_of(BitmapName{other}), std::nullopt) << other;
+                            "xqmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-full", "qmpbackup-0b3c6f52-full",
+                            "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-mine", "qmpbackup-mine"}) {
+    EXPECT_FALSE(parse_chain_level(other)) << other;
   }
 }
 

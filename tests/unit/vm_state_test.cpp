@@ -261,7 +261,7 @@ TEST(VmReplies, Of_Any_Shape_Are_Read_Leniently) {
 
 TEST(VmReplies, Jobs_Tell_Progress_End_And_Error) {
   const auto jobs = parse_jobs(json::parse(R"([
-    {"id": "qmpbackup-1", "type": "backup", "status": "concluded", "current-progress": 5, "total-progress": 5},
+    {"id": "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-inc1", "type": "backup", "status": "concluded", "current-progress": 5, "total-progress": 5},
     {"id": "x", "type": "create", "status": "concluded", "current-progress": 0, "total-progress": 1,
      "error": "No space left on device"}])"));
   ASSERT_EQ(jobs.size(), 2U);
