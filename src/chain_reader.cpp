@@ -16,6 +16,18 @@ namespace {
 
 enum class Unreadable { kThrow, kNote };
 
+/// What a run under way names is removed when it is taken back: it must be what such a run makes.
+void refuse_foreign_names(const ChainFiles& files, const Manifest& manifest) {
+  if (!manifest.pending) {
+    return;
+  }
+  const Pending& run = *manifest.pending;
+  if (run.partial != files.partial_file(run.level) || run.bitmap != level_bitmap(run.chain, run.level) ||
+      run.job != level_job(run.chain, run.level) || run.node != target_node(run.chain)) {
+    throw ManifestDamaged("'pending' names what no run of this chain makes");
+  }
+}
+
 void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
   std::optional<std::string> text;
   try {
@@ -31,7 +43,9 @@ void read_manifest(const ChainFiles& files, ChainOnDisk& chain) {
     return;
   }
   try {
-    chain.manifest = parse_manifest(*text);
+    Manifest manifest = parse_manifest(*text);
+    refuse_foreign_names(files, manifest);
+    chain.manifest = std::move(manifest);
     chain.manifest_state = ManifestState::kGood;
   } catch (const ManifestTooNew& error) {
     chain.manifest_state = ManifestState::kTooNew;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -49,9 +50,13 @@ std::map<std::string, std::string> read_checksums(const ChainFiles& files) {
 /// Levels that only the checksums know of.
 void add_missing(std::vector<LevelView>& levels, const std::map<std::string, std::string>& checksums,
                  const ChainFiles& files) {
+  std::set<Level> known;
+  for (const LevelView& level : levels) {
+    known.insert(level.record.level);
+  }
   for (const auto& [name, sum] : checksums) {
     const auto level = files.level_of_file(name);
-    if (level && !index_of(levels, *level)) {
+    if (level && known.insert(*level).second) {
       LevelView gone{record_from_file({*level}, files), false, files.level_path(*level),
                      fmt::format("{} is gone", name)};
       gone.record.time = levels.back().record.time;  // not before the level below, as far as it is known

@@ -37,12 +37,33 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
   return bitmap.starts_with(chain_prefix(chain->manifest->chain)) || bitmap == bitmap_to_keep(*chain->manifest);
 }
 
+/// Nothing is removed then, which must not look like success.
+void warn_of_another_chain(Reporter& reporter, const ChainFiles& files, const ChainOnDisk& chain, const VmState& vm,
+                           const Disk& disk) {
+  if (chain.manifest) {
+    refuse_other_vm(files.base(), chain.manifest->vm, vm.identity);
+    if (chain.manifest->device != disk.label) {
+      reporter.warning(
+          fmt::format("{} is a chain of device {}, this is {}", files.base(), chain.manifest->device, disk.label));
+    }
+  } else if (!chain.has_backups() && !chain.lost_id) {
+    reporter.warning(
+        fmt::format("there is no chain at {}: check -backupFile, or leave it out to remove the bitmaps "
+                    "of all chains of this device",
+                    files.base()));
+  }
+}
+
 void refuse_while_a_backup_works(const VmState& vm, const Disk& disk) {
   for (const Job& job : vm.jobs) {
     if (job.is_ours() && !job.is_concluded()) {
-      throw ChainError(fmt::format("{}: the backup job {} works", disk.label, job.id.value),
+      throw ChainError(fmt::format("{}: the backup job '{}' works on this VM", disk.label, job.id.value),
                        "try again when it is over");
     }
+  }
+  if (const Job* job = job_on(vm, disk)) {
+    throw ChainError(fmt::format("{}: the {} job '{}' works on this disk", disk.label, job->type, job->id.value),
+                     "try again when it is over");
   }
 }
 
@@ -67,6 +88,9 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   const VmState vm = look_at_vm(session);
   const Disk disk = find_disk(vm, request.device);
   refuse_while_a_backup_works(vm, disk);
+  if (chain) {
+    warn_of_another_chain(reporter, *request.files, *chain, vm, disk);
+  }
   nlohmann::json removed = nlohmann::json::array();
   std::set<ChainId> chains;
   for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node

@@ -42,6 +42,28 @@ std::string format_local(const std::string& utc) {
   return {text.data(), size};
 }
 
+namespace {
+
+/// What format_local prints, with the zone's name: it tells the two hours apart that a clock shows twice in autumn.
+std::optional<std::string> parse_printed_time(const std::string& text) {
+  std::tm parts{};
+  const char* zone = ::strptime(text.c_str(), "%Y-%m-%d %H:%M:%S ", &parts);
+  if (zone == nullptr || *zone == '\0' || !is_a_day(parts)) {
+    return std::nullopt;
+  }
+  for (const int summer : {0, 1}) {
+    std::tm local = parts;
+    local.tm_isdst = summer;
+    std::string utc = format_utc(std::mktime(&local));
+    if (format_local(utc) == text) {
+      return utc;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<std::string> parse_time(const std::string& text) {
   const auto matches = [&](const char* format, std::tm& parts) {
     parts = {};
@@ -50,9 +72,16 @@ std::optional<std::string> parse_time(const std::string& text) {
     return end != nullptr && *end == '\0' && is_a_day(parts);
   };
   std::tm parts{};
-  for (const char* utc : {"%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M:%SZ"}) {
+  for (const char* utc : {"%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d %H:%M:%SZ", "%Y-%m-%d %H:%M:%S UTC"}) {
     if (matches(utc, parts)) {
       return format_utc(::timegm(&parts));
+    }
+  }
+  for (const char* offset :
+       {"%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%d %H:%M:%S %z"}) {
+    if (matches(offset, parts)) {
+      const long east = parts.tm_gmtoff;  // timegm forgets it
+      return format_utc(::timegm(&parts) - east);
     }
   }
   for (const char* local : {"%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M"}) {
@@ -66,7 +95,7 @@ std::optional<std::string> parse_time(const std::string& text) {
     parts.tm_sec = 59;
     return format_utc(std::mktime(&parts));
   }
-  return std::nullopt;
+  return parse_printed_time(text);
 }
 
 std::string now_utc() {

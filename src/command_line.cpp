@@ -73,8 +73,7 @@ void refuse_foreign_options(const CLI::App& app) {
   for (const CLI::App* command : app.get_subcommands()) {
     for (const CLI::Option* option : app.get_options()) {
       if (option->count() > 0 && command->get_option_no_throw(option->get_name()) == nullptr) {
-        throw UsageError(fmt::format("{} takes no {}", command->get_name(), option->get_name()),
-                         fmt::format("see qmpbackup {} --help", command->get_name()));
+        throw UsageError(fmt::format("{} takes no {}", command->get_name(), option->get_name()));
       }
     }
   }
@@ -141,15 +140,19 @@ Words words_of(const std::exception& error) {
   return {error.what(), ""};
 }
 
-int report(Reporter& reporter, const std::exception& error) {
+/// `command`: the subcommand that was typed, if any.
+int report(Reporter& reporter, const std::exception& error, const std::string& command) {
   const int code = exit_code_for(error);
-  const Words words = words_of(error);
+  Words words = words_of(error);
+  if (words.hint == kSeeHelp && !command.empty()) {
+    words.hint = fmt::format("see qmpbackup {} --help", command);
+  }
   reporter.error(code, words.message, words.hint);
   return code;
 }
 
 /// Runs what was typed; errors from here on are reported as `invocation` asks.
-int run(const Invocation& invocation) {
+int run(const Invocation& invocation, const std::string& command) {
   Reporter reporter(check_reporter(invocation));
   try {
     EventLoop loop;
@@ -157,8 +160,18 @@ int run(const Invocation& invocation) {
     reporter.throw_if_output_failed();
     return 0;
   } catch (const std::exception& error) {
-    return report(reporter, error);
+    return report(reporter, error, command);
   }
+}
+
+/// The subcommand among the arguments, which need not be right otherwise.
+std::string find_command(const std::vector<std::string>& arguments) {
+  for (const char* command : {"list", "verify", "restore", "merge", "info"}) {
+    if (std::find(arguments.begin(), arguments.end(), command) != arguments.end()) {
+      return command;
+    }
+  }
+  return "";
 }
 
 }  // namespace
@@ -194,10 +207,10 @@ int run_command_line(int argc, const char* const* argv) {
       std::cout << "qmpbackup " << kVersion << "\n";
       return 0;
     }
-    return run(invocation);
+    return run(invocation, find_command(arguments));
   } catch (const std::exception& error) {
     Reporter reporter({asks_for_json(arguments), false, ProgressMode::kNever});
-    return report(reporter, error);
+    return report(reporter, error, find_command(arguments));
   }
 }
 

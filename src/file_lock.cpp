@@ -2,27 +2,47 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
-
-#include <cerrno>
 
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
 
-FileLock::FileLock(const std::string& path)
-    : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600)) {
-  if (!fd_.is_open()) {
-    throw_errno("open the lock", path);
-  }
-  while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
+namespace {
+
+constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+
+/// Whether the path still names the open file: another run may have removed it between its opening and its locking.
+bool is_still_named(const UniqueFd& fd, const std::string& path) {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(fd.get(), &opened) == 0 && ::lstat(path.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
+         opened.st_dev == named.st_dev;
+}
+
+}  // namespace
+
+FileLock::FileLock(const std::string& path) : path_(path) {
+  do {
+    fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0600));
+    made_ = fd_.is_open();
+    if (!made_) {
+      fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT, 0600));
+    }
+    if (!fd_.is_open()) {
+      throw_errno("open the lock", path);
+    }
+    if (!lock_file(fd_.get())) {
       throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");
     }
-    if (errno != EINTR) {
-      throw_errno("lock", path);
-    }
+  } while (!is_still_named(fd_, path));
+}
+
+FileLock::~FileLock() {
+  struct stat info {};
+  if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0) {
+    ::unlink(path_.c_str());
   }
 }
 

@@ -77,10 +77,11 @@ class LevelChecker {
       if ((options_.structure && !checked_at_commit) || !level.record.sha256) {
         add(i, Kind::kCheck);
       }
-      if (!level.record.sha256 && level.from_manifest) {  // else it was proved when the checksum was made
+      // Else it was proved when the checksum was made.
+      if (!level.record.sha256 && level.from_manifest && !level.record.was_made_elsewhere()) {
         add(i, Kind::kMap);
       }
-      if (!level.record.sha256 && options_.read) {
+      if (!level.record.sha256 && (options_.read || (options_.structure && level.record.was_made_elsewhere()))) {
         add(i, Kind::kRead);
       }
     }

@@ -28,6 +28,12 @@ struct Listing {
   bool held = false;                    ///< a run works on it now
 };
 
+bool holds_levels(const ChainFiles& files) {
+  const std::vector<std::string> names = list_folder(files.folder());
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return files.level_of_file(name).has_value(); });
+}
+
 Listing look(EventLoop& loop, const ChainFiles& files) {
   finish_merge_if_possible(files);
   Listing listing{files, {}, {}};
@@ -42,7 +48,8 @@ Listing look(EventLoop& loop, const ChainFiles& files) {
   });
   mark_levels_above_faults(listing.levels);
   for (const std::string& name : list_folder(files.folder())) {
-    if (const auto time = files.time_of_archive(name)) {
+    const auto time = files.time_of_archive(name);
+    if (time && holds_levels(files.archived(*time))) {
       listing.archives.push_back(files.archived(*time).folder());
     }
   }
@@ -55,9 +62,14 @@ bool is_empty(const Listing& listing) {
 }
 
 /// The chains that `base` means.
-std::vector<Listing> find_chains(EventLoop& loop, const std::string& base) {
+std::vector<Listing> find_chains(EventLoop& loop, Reporter& reporter, const std::string& base) {
   if (!is_folder(base)) {
     return {look(loop, ChainFiles(base))};
+  }
+  if (!base.ends_with('/')) {  // a chain may have a folder's name
+    if (Listing chain = look(loop, ChainFiles(base)); !is_empty(chain)) {
+      return {std::move(chain)};
+    }
   }
   std::set<std::string> names;
   for (const std::string& file : list_folder(base)) {
@@ -69,7 +81,13 @@ std::vector<Listing> find_chains(EventLoop& loop, const std::string& base) {
   std::vector<Listing> listings;
   listings.reserve(names.size());
   for (const std::string& name : names) {
-    listings.push_back(look(loop, ChainFiles(front + name)));
+    try {
+      listings.push_back(look(loop, ChainFiles(front + name)));
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const Error& error) {  // the other chains are shown all the same
+      reporter.warning(fmt::format("{}{} cannot be listed: {}", front, name, error.what()));
+    }
   }
   return listings;
 }
@@ -100,7 +118,7 @@ json to_json(const Listing& listing) {
   json levels = json::array();
   for (const LevelView& level : listing.levels) {
     json object = to_json(level.record);
-    if (!level.from_manifest) {
+    if (!level.from_manifest || level.record.was_made_elsewhere()) {
       object["bytes_copied"] = nullptr;
     }
     object["fault"] = level.fault ? json(*level.fault) : json(nullptr);
@@ -124,18 +142,17 @@ json to_json(const Listing& listing) {
 }
 
 std::vector<std::string> table_of(const Listing& listing) {
-  std::vector<std::vector<std::string>> rows{
-      {"level", "point in time", "changed", "written", "disk", "packed", "sha256"}};
+  std::vector<std::vector<std::string>> rows{{"level", "point in time", "changed", "written", "disk", "packed", "sum"}};
   for (const LevelView& level : listing.levels) {
     const LevelRecord& record = level.record;
     const bool known = level.from_manifest || listing.chain.file_of(record.level) != nullptr;
     rows.push_back({level_name(record.level), known ? format_local(record.time) : "?",
-                    level.from_manifest && record.bytes_copied > 0 ? format_size(record.bytes_copied) : "?",
+                    level.fault                                           ? "UNUSABLE"
+                    : level.from_manifest && !record.was_made_elsewhere() ? format_size(record.bytes_copied)
+                                                                          : "?",
                     known ? format_size(record.file_size) : "-", known ? format_size(record.virtual_size) : "-",
-                    level.from_manifest ? record.compression : "?",
-                    level.fault     ? "UNUSABLE"
-                    : record.sha256 ? "yes"
-                                    : "no"});
+                    level.from_manifest && !record.was_made_elsewhere() ? record.compression : "?",
+                    record.sha256 ? "yes" : "no"});
   }
   return format_table(
       {Align::kLeft, Align::kLeft, Align::kRight, Align::kRight, Align::kRight, Align::kLeft, Align::kLeft}, rows);
@@ -189,9 +206,9 @@ void print(Reporter& reporter, const Listing& listing) {
 }  // namespace
 
 void run_list(EventLoop& loop, Reporter& reporter, const std::string& base) {
-  const std::vector<Listing> listings = find_chains(loop, base);
+  const std::vector<Listing> listings = find_chains(loop, reporter, base);
   if (listings.empty() || (listings.size() == 1 && is_empty(listings.front()))) {
-    throw ChainError(fmt::format("there is no chain at {}", base),
+    throw ChainError(fmt::format("there is no chain {} {}", is_folder(base) ? "in the folder" : "at", base),
                      "give the -backupFile that the backups were made with, or a folder");
   }
   if (!reporter.json()) {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "qmpbackup/arguments.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/clock.hpp"
@@ -89,17 +90,18 @@ class Merge {
     if (manifest_->merged && request_.through <= *manifest_->merged) {
       throw ChainError(fmt::format("level {} of {} is in the full already, with all levels up to {}",
                                    level_name(request_.through), files_.base(), level_name(*manifest_->merged)),
-                       "see qmpbackup list");
+                       "see qmpbackup list -backupFile " + shell_quoted(files_.base()));
     }
     if (!index || request_.through.is_full()) {
       throw ChainError(
           fmt::format("{} has no level {} to merge into its full", files_.base(), level_name(request_.through)),
-          "see qmpbackup list");
+          "see qmpbackup list -backupFile " + shell_quoted(files_.base()));
     }
     const std::size_t read = std::min(merged_.size(), *index + 2);  // the level after them is copied
     for (std::size_t i = 0; i < read; ++i) {
       if (const auto& fault = merged_[i].fault) {
-        throw ChainError(fmt::format("{} cannot be merged: {}", files_.base(), *fault), "see qmpbackup verify");
+        throw ChainError(fmt::format("{} cannot be merged: {}", files_.base(), *fault),
+                         "see qmpbackup verify -backupFile " + shell_quoted(files_.base()));
       }
     }
     merged_.resize(*index + 1);
@@ -194,15 +196,16 @@ class Merge {
   void refuse_damaged_content() const {
     check_levels(
         loop_, merged_, {.page_cache = PageCache::kShare, .structure = false}, [](ByteCount) {},
-        [](std::size_t, const LevelVerdict& verdict) {
+        [this](std::size_t, const LevelVerdict& verdict) {
           if (!verdict.faults.empty()) {
             refuse_damage(verdict.faults.front());
           }
         });
   }
 
-  [[noreturn]] static void refuse_damage(const std::string& fault) {
-    throw ChainError(fault, "see qmpbackup verify; the chain is as it was");
+  [[noreturn]] void refuse_damage(const std::string& fault) const {
+    throw ChainError(
+        fault, fmt::format("the chain is as it was; see qmpbackup verify -backupFile {}", shell_quoted(files_.base())));
   }
 
   /// Makes the partial file of the level after the merged ones: a copy on top of the full.

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <deque>
 
@@ -37,7 +38,7 @@ std::vector<Socket::endpoint_type> endpoints_of(const QmpAddress& address, asio:
 std::string hint_for(int error) {
   switch (error) {
     case ENOENT:
-      return "check the path; QEMU makes it: -qmp unix:PATH,server=on,wait=off";
+      return "check the path; QEMU makes it: -qmp unix:PATH,server=on,wait=off; over TCP: tcp:HOST:PORT";
     case ECONNREFUSED:
       return "nothing listens there: QEMU has ended, or uses another socket";
     case EACCES:
@@ -286,6 +287,12 @@ QmpAddress parse_qmp_address(const std::string& text) {
     }
     if (address.host.empty() || address.port.empty()) {
       throw UsageError(fmt::format("-socket '{}' is no address", text), "write tcp:HOST:PORT");
+    }
+    int port = 0;
+    const char* end = address.port.data() + address.port.size();
+    if (const auto read = std::from_chars(address.port.data(), end, port);
+        read.ec != std::errc{} || read.ptr != end || port < 1 || port > 65535) {
+      throw UsageError(fmt::format("-socket '{}' names no port", text), "a port is a number from 1 to 65535");
     }
     return address;
   }

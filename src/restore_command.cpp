@@ -34,6 +34,7 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   }
   if (!typed.format.empty()) {
     request.format = check_choice(typed.format, {"qcow2", "raw"}, "--format");
+    request.format_given = true;
   }
   if (typed.no_checksum && (typed.overlay || !typed.export_socket.empty())) {
     throw UsageError("--overlay and --export read no data, and compare no checksums", "leave --no-checksum out");
@@ -46,6 +47,9 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   }
   if (!in.inc.empty()) {
     request.level = check_level(in.inc);
+    if (!request.level) {
+      throw UsageError("-inc takes -1 for the full, or a level from 0 on; the newest is taken without it");
+    }
   }
   if (!typed.at.empty()) {
     request.at = parse_time(typed.at);

@@ -117,7 +117,9 @@ class Restore {
 
   void refuse_existing_output() const {
     if (exists(output_)) {
-      throw ChainError(fmt::format("{} exists already, and nothing is overwritten", output_), "give another --output");
+      throw ChainError(
+          fmt::format("{} exists already, and nothing is overwritten", output_),
+          request_.force ? "--force is for block devices alone; give another --output" : "give another --output");
     }
     const std::filesystem::path path(output_);
     if (!is_folder(path.parent_path().string())) {
@@ -207,16 +209,32 @@ class Restore {
     });
   }
 
+  /// A restore holds a lock on its partial file. Without one, it is that of a restore that was killed.
+  static void remove_if_dead(const std::string& partial) {
+    if (!exists(partial)) {
+      return;
+    }
+    if (!is_private_file(partial)) {
+      throw ChainError(fmt::format("{} is in the way, and not the file of a restore that was killed", partial),
+                       "move it away, or give another --output");
+    }
+    const UniqueFd file = open_file(partial, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+    if (!lock_file(file.get())) {
+      throw ChainError(fmt::format("another restore writes {} now", partial), "wait until it has ended");
+    }
+    remove_durably(partial);
+  }
+
   /// Lets `fill` write a partial file, which gets the output's name when it is complete and on disk. Nothing is left of
   /// it otherwise.
   void make_file(const std::function<void(const std::string&)>& fill) {
     const std::string partial = output_ + ".partial";
-    if (exists(partial)) {
-      throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
-                       "remove it when no restore works");
-    }
+    remove_if_dead(partial);
     const UniqueFd file = create_exclusively(partial);
     try {
+      if (!lock_file(file.get())) {
+        throw ChainError(fmt::format("another restore has just begun to write {}", partial), "wait until it has ended");
+      }
       fill(partial);
       sync_file(partial);
       rename_to_new_durably(partial, output_);
@@ -227,16 +245,30 @@ class Restore {
     }
   }
 
+  /// O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
+  [[nodiscard]] UniqueFd claim_device() const {
+    try {
+      return open_file(output_, O_RDWR | O_EXCL);
+    } catch (const FileError& error) {
+      throw ChainError(error.what(), "it must be writable, and neither mounted nor in use otherwise");
+    }
+  }
+
   void write_device(ByteCount size) {
     if (!request_.force) {
       throw ChainError(fmt::format("{} is a block device: its content would be lost", output_),
                        "say --force if that is meant");
     }
-    if (size < chosen().virtual_size) {
-      throw ChainError(fmt::format("{} has {} bytes, the disk has {}", output_, size, chosen().virtual_size));
+    if (request_.format_given && request_.format != "raw") {
+      throw UsageError(fmt::format("{} is a block device, which gets the disk as it is: raw", output_),
+                       "leave --format out");
     }
-    // O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
-    const UniqueFd claim = open_file(output_, O_RDWR | O_EXCL);
+    if (size < chosen().virtual_size) {
+      throw ChainError(
+          fmt::format("{} is too small: it has {} bytes, the disk has {}", output_, size, chosen().virtual_size),
+          "give a larger device");
+    }
+    const UniqueFd claim = claim_device();
     // There is no way back from the first byte that is written: what would stop the copy is looked for before it.
     progress_ = Progress("restore", "checksum", std::chrono::steady_clock::now());
     refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
@@ -279,8 +311,9 @@ class Restore {
     }
     if (result.exit_code != 0) {
       refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
-      throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
-                  "no damage is seen in the chain: check the output's storage and free space");
+      throw Error(
+          fmt::format("qemu-img convert to {} failed: {}", output_, result.err.substr(0, result.err.find('\n'))),
+          "no damage is seen in the chain: check the output's storage and free space");
     }
   }
 

@@ -86,12 +86,11 @@ class Verifier {
   /// What is no damage, and yet not as it should be.
   void warn() const {
     if (chain_.manifest_state != ManifestState::kGood) {
-      reporter_.warning(
-          fmt::format("{} is {}: sizes and completeness cannot be compared; {}", files_.manifest_path(),
-                      manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing",
-                      exists(files_.checksums_path())
-                          ? "missing newest levels and changed bytes of data are seen by " + files_.checksums_path()
-                          : "missing newest levels and changed bytes of data cannot be seen"));
+      reporter_.warning(fmt::format(
+          "{} is {}: {}", files_.manifest_path(),
+          manifest_is_unreadable() ? "unreadable (" + chain_.manifest_problem + ")" : "missing",
+          exists(files_.checksums_path()) ? "comparing with " + files_.checksums_path()
+                                          : "missing newest levels and changed bytes of data cannot be seen"));
     }
     for (const LevelView& level : levels_) {
       const LevelFile* file = chain_.file_of(level.record.level);
@@ -120,7 +119,7 @@ class Verifier {
       reporter_.json_line({{"message_type", "level"},
                            {"level", level.record.level.number},
                            {"file", level.record.file},
-                           {"time", level.record.time},
+                           {"time", is_time_known(level) ? json(level.record.time) : json(nullptr)},
                            {"verdict", ok                     ? "ok"
                                        : is_unreadable(level) ? "unreadable"
                                                               : "damaged"},
@@ -171,15 +170,19 @@ class Verifier {
     }
   }
 
+  [[nodiscard]] bool is_time_known(const LevelView& level) const {
+    return level.from_manifest || chain_.file_of(level.record.level) != nullptr;
+  }
+
   [[nodiscard]] std::string range(std::size_t first, std::size_t last) const {
     const std::string name = level_name(levels_[first].record.level);
     return first == last ? name : fmt::format("{} to {}", name, level_name(levels_[last].record.level));
   }
 
   [[nodiscard]] std::string times(std::size_t first, std::size_t last) const {
-    const std::string& time = levels_[first].record.time;
-    const std::string from = time.empty() ? "?" : format_local(time);
-    return first == last ? from : fmt::format("{} to {}", from, format_local(levels_[last].record.time));
+    const std::string from = is_time_known(levels_[first]) ? format_local(levels_[first].record.time) : "?";
+    const std::string to = is_time_known(levels_[last]) ? format_local(levels_[last].record.time) : "?";
+    return first == last ? from : fmt::format("{} to {}", from, to);
   }
 
   /// Which points in time restore, and which do not.
@@ -208,7 +211,8 @@ class Verifier {
     }
     const json found{{"base", files_.base()},
                      {"levels", levels_.size()},
-                     {"damaged", damaged_},
+                     {"damaged", damaged_ - unreadable_},
+                     {"unreadable", unreadable_},
                      {"newest_good", newest ? json(newest->number) : json(nullptr)}};
     const std::string fault = fault_of_manifest();
     if (damaged_ == 0 && fault.empty()) {
@@ -241,8 +245,8 @@ class Verifier {
                         ? "an earlier chain: nothing is added to it any more"
                     : chain_.manifest_state == ManifestState::kTooNew ? "use the newer qmpbackup"
                     : chain_.manifest_state == ManifestState::kGood && fault.empty()
-                        ? "for a new full: -cleanBitmap with this -backupFile, then -inc auto"
-                        : "take a new full with -inc auto"));
+                        ? "for a new full: the backup command with -cleanBitmap, then with -inc auto"
+                        : "for a new full: the backup command with -inc auto"));
   }
 
   EventLoop& loop_;

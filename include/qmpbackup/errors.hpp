@@ -18,11 +18,13 @@ class Error : public std::runtime_error {
   std::string hint_;
 };
 
+/// The hint of a wrong command line that needs no other; the subcommand's name is put in where there is one.
+inline constexpr auto kSeeHelp = "see qmpbackup --help";
+
 /// The command line is wrong.
 class UsageError : public Error {
  public:
-  explicit UsageError(const std::string& message, std::string hint = "see qmpbackup --help")
-      : Error(message, std::move(hint)) {}
+  explicit UsageError(const std::string& message, std::string hint = kSeeHelp) : Error(message, std::move(hint)) {}
 };
 
 /// QEMU cannot be reached, or does not answer.

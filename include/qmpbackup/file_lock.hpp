@@ -7,13 +7,21 @@
 
 namespace qmpbackup {
 
-/// Holds an exclusive lock (flock) on a lock file, which it makes when there is none and leaves there.
+/// Holds an exclusive lock (flock) on a lock file, which it makes when there is none. It stays there, unless it is
+/// empty at the end: then this run made it, and nothing came of the run.
 class FileLock {
  public:
   /// Throws ChainBusy at once when another process holds it, FileError when the file cannot be made.
   explicit FileLock(const std::string& path);
+  FileLock(FileLock&&) = default;
+  FileLock& operator=(FileLock&&) = delete;
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  ~FileLock();
 
  private:
+  std::string path_;
+  bool made_ = false;
   UniqueFd fd_;
 };
 

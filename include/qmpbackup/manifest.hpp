@@ -35,6 +35,9 @@ struct LevelRecord {
   std::optional<std::string> sha256;
   bool checked = false;                             ///< `qemu-img check` passed on the bytes that have this sha256
   nlohmann::json other = nlohmann::json::object();  ///< fields this version does not know, kept in a rewrite
+
+  /// By the Go tool, or it is known by its file alone: how much was copied cannot be told.
+  [[nodiscard]] bool was_made_elsewhere() const { return compression == "unknown"; }
 };
 
 /// The intent of a run under way. It is written durably before QEMU is touched, and goes away in the write that commits

@@ -17,6 +17,7 @@ struct RestoreRequest {
   std::optional<std::string>
       export_socket{};           ///< serve the level over NBD on this new UNIX socket instead of copying it
   std::string format = "qcow2";  ///< or "raw"
+  bool format_given = false;     ///< a block device gets raw, and nothing else may have been asked for
   bool checksums = true;         ///< compare them; without, of damaged data only what qemu-img notices is found
   bool overlay = false;          ///< a new qcow2 on top of the level instead of a copy
   bool force = false;            ///< `output` may be a block device, and is overwritten

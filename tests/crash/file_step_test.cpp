@@ -1,4 +1,5 @@
-// The tool dies before or after each of its steps on files: fsync, rename, unlink, mkdir, the creation of a file.
+// The tool dies before or after each of its steps on files, or the step fails: fsync, rename, unlink, mkdir, the
+// creation of a file.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -7,16 +8,46 @@
 
 #include "crash/kinds.hpp"
 #include "crash/scene.hpp"
+#include "support/images.hpp"
 #include "support/requirements.hpp"
 
 namespace qmpbackup::test {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 class File_Step : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override { QMPBACKUP_REQUIRE_QEMU(); }
 };
+
+ProgramResult backup_with_harm(Scene& scene, Kind kind, std::uint64_t step, const char* when) {
+  scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
+                         {"QMPBACKUP_KILL_STEP", std::to_string(step)},
+                         {"QMPBACKUP_KILL_WHEN", when}});
+  ProgramResult result = scene.backup(arguments_of(kind));
+  scene.set_environment({});
+  return result;
+}
+
+bool is_verified(const Scene& scene) {
+  const auto manifest = scene.manifest();
+  return manifest.contains("pending") && manifest["pending"].contains("verified");
+}
+
+// Runs until a run is killed when its level is verified and nothing of the commit is done; returns that step.
+std::uint64_t kill_at_the_commit(Scene& scene, Kind kind, std::uint64_t first_step = 0) {
+  for (std::uint64_t step = first_step;; ++step) {
+    prepare(scene, kind);
+    EXPECT_EQ(backup_with_harm(scene, kind, step, "before").signal, SIGKILL) << "there is a commit";
+    Scene::count_fault();
+    if (is_verified(scene) || testing::Test::HasFailure()) {
+      return step;
+    }
+    EXPECT_EQ(scene.recover_and_check(1), Violations{});
+  }
+}
 
 }  // namespace
 
@@ -27,12 +58,8 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
   for (std::uint64_t k = crash_seed() % step;; k += step) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
     const std::size_t chains = chain_bases(scene.base()).size();
-    const std::string when = k % 2 == 0 ? "before" : "after";
-    scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
-                           {"QMPBACKUP_KILL_STEP", std::to_string(k / 2)},
-                           {"QMPBACKUP_KILL_WHEN", when}});
-    const ProgramResult result = scene.backup(arguments_of(GetParam()));
-    scene.set_environment({});
+    const char* when = k % 2 == 0 ? "before" : "after";
+    const ProgramResult result = backup_with_harm(scene, GetParam(), k / 2, when);
     if (result.signal != SIGKILL) {
       EXPECT_EQ(result.exit_code, 0) << result.err;
       break;
@@ -45,6 +72,66 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
   }
   EXPECT_GT(kills, 2);
   std::cout << name_of(GetParam()) << ": " << kills << " kills\n";
+}
+
+TEST_P(File_Step, That_Fails_Loses_Nothing) {
+  const std::uint64_t step = all_rounds() ? 1 : 5;
+  Scene scene(crash_seed());
+  int failures = 0;
+  for (std::uint64_t k = crash_seed() % step;; k += step) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
+    const ProgramResult result = backup_with_harm(scene, GetParam(), k, "fail");
+    const std::string where = fmt::format("file step {} fails: {}", k, result.err);
+    if (result.err.find("kill_shim") == std::string::npos) {
+      EXPECT_EQ(result.exit_code, 0) << where;
+      break;
+    }
+    Scene::count_fault();
+    ++failures;
+    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+  }
+  EXPECT_GT(failures, 2);
+}
+
+// The commit of a killed run is repeated by the next one, which may fail too.
+TEST_P(File_Step, That_Fails_While_A_Killed_Commit_Is_Repeated_Loses_Nothing) {
+  Scene scene(crash_seed());
+  std::uint64_t commit = 0;
+  for (std::uint64_t k = 0; k < (all_rounds() ? 30 : 8); ++k) {
+    commit = kill_at_the_commit(scene, GetParam(), commit);
+    ASSERT_TRUE(is_verified(scene));
+    const ProgramResult result = backup_with_harm(scene, GetParam(), k, "fail");
+    Scene::count_fault();
+    const std::string where = fmt::format("file step {} fails: {}", k, result.err);
+    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+  }
+}
+
+TEST_P(File_Step, Verified_Level_That_Vanished_Is_Not_Taken_For_Another_File) {
+  Scene scene(crash_seed());
+  kill_at_the_commit(scene, GetParam());
+  ASSERT_TRUE(is_verified(scene));
+  fs::remove(scene.folder() / scene.manifest()["pending"]["partial"].get<std::string>());
+  EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
+}
+
+TEST_P(File_Step, File_That_Takes_The_Name_Of_A_Verified_Level_Is_Not_Overwritten) {
+  if (GetParam() == Kind::NewFullOverBrokenChain) {
+    GTEST_SKIP() << "its name is that of the old full, which moves into the archive";
+  }
+  Scene scene(crash_seed());
+  kill_at_the_commit(scene, GetParam());
+  ASSERT_TRUE(is_verified(scene));
+  const fs::path final_file = scene.folder() / scene.manifest()["pending"]["verified"]["file"].get<std::string>();
+  write_file(final_file, "precious");
+  const ProgramResult result = scene.backup({"-inc", "auto"});
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_NE(result.err.find(final_file.filename().string()), std::string::npos) << result.err;
+  EXPECT_EQ(read_file(final_file), "precious");
+  fs::remove(final_file);
+  EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, File_Step, testing::Values(Kind::Full, Kind::Incremental, Kind::NewFullOverBrokenChain),

@@ -1,13 +1,15 @@
-// Preloaded into the tool (LD_PRELOAD): kills it before or after one of its file steps.
+// Preloaded into the tool (LD_PRELOAD): kills it before or after one of its file steps, or lets that fail.
 //
-// Counts the calls of fsync, rename, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N (from 0) names
-// one, QMPBACKUP_KILL_WHEN=before|after the moment. Programs that the tool starts are left alone.
+// Counts the calls of fsync, rename, renameat2, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N
+// (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and says ENOSPC.
+// Programs that the tool starts are left alone.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -15,7 +17,7 @@
 
 namespace {
 
-enum class When { Before, After };
+enum class When { Before, After, Fail };
 
 class Killer {
  public:
@@ -24,16 +26,24 @@ class Killer {
     const char* when = std::getenv("QMPBACKUP_KILL_WHEN");
     if (step != nullptr && when != nullptr && is_the_tool()) {
       step_ = std::atoi(step);
-      when_ = std::strcmp(when, "before") == 0 ? When::Before : When::After;
+      when_ = std::strcmp(when, "before") == 0  ? When::Before
+              : std::strcmp(when, "after") == 0 ? When::After
+                                                : When::Fail;
     }
   }
 
   // Runs one step.
   template <typename Call>
-  auto around(const Call& call) {
+  int around(const Call& call) {
     const bool here = count_++ == step_;
     if (here && when_ == When::Before) {
       ::kill(::getpid(), SIGKILL);
+    }
+    if (here && when_ == When::Fail) {
+      constexpr char said[] = "kill_shim: this step fails\n";
+      (void)!::write(STDERR_FILENO, said, sizeof said - 1);
+      errno = ENOSPC;
+      return -1;
     }
     const auto result = call();
     if (here && when_ == When::After) {
@@ -85,6 +95,13 @@ int fsync(int fd) {
 
 int rename(const char* from, const char* to) noexcept {
   return killer().around([=] { return next<int(const char*, const char*)>("rename")(from, to); });
+}
+
+int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
+  return killer().around([=] {
+    return next<int(int, const char*, int, const char*, unsigned)>("renameat2")(from_folder, from, to_folder, to,
+                                                                                flags);
+  });
 }
 
 int link(const char* from, const char* to) noexcept {

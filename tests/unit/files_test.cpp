@@ -248,9 +248,23 @@ TEST_F(Files, A_Lock_Excludes_A_Second_One_At_Once_And_Ends_With_Its_Holder) {
       EXPECT_FALSE(busy.hint().empty());
     }
     const FileLock other(path("m"));
+    EXPECT_EQ(mode_of("l"), 0600U);
   }
   EXPECT_NO_THROW(FileLock(path("l")));
-  EXPECT_EQ(mode_of("l"), 0600U);
+}
+
+TEST_F(Files, A_Lock_That_Nothing_Came_Of_Leaves_No_File) {
+  { const FileLock lock(path("l")); }
+  EXPECT_EQ(names(), std::vector<std::string>{});
+  write_file(path("l"), "");
+  { const FileLock lock(path("l")); }
+  EXPECT_EQ(names(), std::vector<std::string>{"l"}) << "somebody else made it";
+  fs::remove(path("l"));
+  {
+    const FileLock lock(path("l"));
+    write_note_into_lock(path("l"), "note\n");
+  }
+  EXPECT_EQ(names(), std::vector<std::string>{"l"});
 }
 
 TEST_F(Files, A_Lock_Excludes_Another_Process_And_Ends_When_That_Is_Killed) {
