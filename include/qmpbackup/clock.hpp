@@ -16,7 +16,8 @@ std::string now_utc();
 std::string format_local(const std::string& utc);
 
 /// What a person types, as RFC 3339 in UTC: "2026-11-20 03:00" and "2026-11-20" are local, "2026-11-20T02:00:00Z" is
-/// UTC; seconds may be left out. Nothing for anything else.
+/// UTC; seconds may be left out, an offset ("+01:00") or what format_local prints may be given. Nothing for anything
+/// else.
 std::optional<std::string> parse_time(const std::string& text);
 
 /// A random (version 4) UUID.
