@@ -200,7 +200,7 @@ TEST_F(ChainCommands, Verify_Advises_No_Backup_Where_An_Earlier_Chain_Is_Damaged
       << earlier.out;
   const ProgramResult present = on_chain("verify");
   EXPECT_EQ(present.exit_code, 6);
-  EXPECT_NE(present.err.find("take a new full with -inc auto"), std::string::npos) << present.err;
+  EXPECT_NE(present.err.find("for a new full: the backup command with -inc auto"), std::string::npos) << present.err;
 }
 
 // A merge was killed between its last two files, and then the manifest was lost.

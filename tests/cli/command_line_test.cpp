@@ -165,7 +165,9 @@ TEST_F(CliTest, Nobody_Listening_Exits_4) {
   { const UniqueFd gone = listen_unix(path("dead.sock")); }
   expect_refusal(backup("{}/dead.sock"), 4, "nothing listens there");
   expect_refusal(backup("tcp:127.0.0.1:1"), 4, "tcp:127.0.0.1:1");
-  expect_refusal(backup("tcp:127.0.0.1:no-such-port"), 4, "no-such-port");
+  for (const char* port : {"no-such-port", "0", "65536", "1x"}) {
+    expect_refusal(backup(std::string("tcp:127.0.0.1:") + port), 2, port);
+  }
   expect_refusal(run({"-socket", "{}/none.sock", "-device", "d", "-cleanBitmap"}), 4, "none.sock");
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <random>
 
 #include "integration/scenario.hpp"
@@ -31,6 +32,14 @@ std::uint32_t write_in(const std::string& disk, std::uint32_t area, std::uint32_
   return values[0];
 }
 
+// Leaves no room on the file system of `file`.
+void fill(const fs::path& file) {
+  std::ofstream out(file, std::ios::binary);
+  const std::string block(64 * KiB, 'x');
+  while (out.write(block.data(), static_cast<std::streamsize>(block.size())).flush()) {
+  }
+}
+
 // The newest write that `disk` holds; fails unless every other one is what the guest wrote there last before it.
 std::uint32_t newest_write(const std::string& disk) {
   std::uint32_t newest = 0;
@@ -55,14 +64,9 @@ std::uint32_t newest_write(const std::string& disk) {
   return newest;
 }
 
-class RunningGuestTest : public IntegrationTest, public testing::WithParamInterface<std::tuple<std::string, bool>> {
+class GuestTest : public IntegrationTest {
  protected:
-  void SetUp() override {
-    IntegrationTest::SetUp();
-    if (IsSkipped() || HasFatalFailure()) {
-      return;
-    }
-    const auto& [format, iothread] = GetParam();
+  void boot(const std::string& format, bool iothread) {
     auto disk = new_disk("disk0", 64 * MiB, "raw");
     write_file(disk.image, std::string(stamping_guest, sizeof(stamping_guest)));
     fs::resize_file(disk.image, 64 * MiB);
@@ -93,6 +97,16 @@ class RunningGuestTest : public IntegrationTest, public testing::WithParamInterf
   std::unique_ptr<TestChain> chain_;
 };
 
+class RunningGuestTest : public GuestTest, public testing::WithParamInterface<std::tuple<std::string, bool>> {
+ protected:
+  void SetUp() override {
+    IntegrationTest::SetUp();
+    if (!IsSkipped() && !HasFatalFailure()) {
+      boot(std::get<0>(GetParam()), std::get<1>(GetParam()));
+    }
+  }
+};
+
 TEST_P(RunningGuestTest, Each_Level_Is_The_Disk_At_One_Moment) {
   constexpr int kLast = 5;
   const auto seed = std::random_device()();
@@ -119,6 +133,42 @@ TEST_P(RunningGuestTest, Each_Level_Is_The_Disk_At_One_Moment) {
     EXPECT_GT(newest, previous);
     previous = newest;
     fs::remove(restored);
+  }
+}
+
+// The tool is killed, the target is full for a moment, and the guest stands still on the write that QEMU could not copy
+// aside before it. The next run finishes the level, or waits for its job: the guest must run on in both cases.
+TEST_F(GuestTest, Guest_That_Stood_Still_After_The_Tool_Was_Killed_Runs_On_With_The_Next_Run) {
+  TmpfsFolder target(100 * MiB);
+  QMPBACKUP_REQUIRE_TMPFS(target);
+  boot("qcow2", false);
+  vm_->qemu_io("disk0", "write -P 5 40M 20M");
+  chain_ = std::make_unique<TestChain>(*vm_, "disk0", target / "disk0");
+  wait_for_writes(100);
+  for (const bool job_ends : {true, false}) {
+    SCOPED_TRACE(job_ends ? "the job ends before the next run" : "the job still works");
+    BackgroundProgram run(
+        chain_->command({"-inc", "auto", "--speed-limit", "64K", "--compress", "none", "--buffered"}));
+    wait_for_backup_job(*vm_, run);
+    run.send_signal(SIGKILL);
+    run.wait();
+    fill(target / "filler");
+    wait_until(
+        "the guest stands still", [&] { return vm_->status() == "io-error"; }, seconds(60));
+    fs::remove(target / "filler");
+    const auto job = backup_job(*vm_);
+    ASSERT_FALSE(job.empty());
+    if (job_ends) {
+      vm_->control().execute("block-job-set-speed", {{"device", job}, {"speed", 0}});
+      wait_until(
+          "the job ends", [&] { return vm_->control().execute("query-jobs").at(0).at("status") == "concluded"; },
+          seconds(60));
+    }
+    const auto next = chain_->run({"-inc", "auto"});
+    EXPECT_EQ(next.exit_code, 0) << next.err;
+    EXPECT_EQ(vm_->status(), "running") << next.err;
+    vm_->control().execute("block-dirty-bitmap-clear",
+                           {{"node", vm_->node_of("disk0")}, {"name", vm_->our_bitmaps("disk0").at(0)}});
   }
 }
 
