@@ -22,17 +22,6 @@ std::optional<Level> missing_below(const ChainOnDisk& chain, const ChainFiles& f
   return between && chain.file_of(*link) == nullptr ? link : std::nullopt;
 }
 
-/// The highest level on top of the full by its backing link: a merge that was killed leaves those below it.
-std::optional<Level> highest_on_full(const ChainOnDisk& chain, const ChainFiles& files) {
-  std::optional<Level> highest;
-  for (const LevelFile& file : chain.files) {
-    if (file.header && !file.level.is_full() && file.header->backing_name() == files.level_file(kFullLevel)) {
-      highest = file.level;
-    }
-  }
-  return highest;
-}
-
 /// Whether no level has a time before the one below it. Times of files, where there is no manifest, may be anything.
 bool times_ascend(const std::vector<LevelView>& levels) {
   return std::is_sorted(levels.begin(), levels.end(),
@@ -93,15 +82,8 @@ std::vector<LevelView> view_chain(const ChainOnDisk& chain, const ChainFiles& fi
   if (chain.full_is_empty_image || (!chain.levels().empty() && !file_beyond_manifest(chain, files))) {
     return views;
   }
-  const std::optional<Level> on_full = chain.levels().empty() ? highest_on_full(chain, files) : std::nullopt;
   for (const LevelFile& file : chain.files) {
     if (below && file.level <= *below) {
-      continue;
-    }
-    if (!file.level.is_full() && on_full && file.level < *on_full) {  // on the full as it is now they may be wrong
-      views.push_back({record_from_file(file, files), false, files.level_path(file.level),
-                       fmt::format("{} is on the full: levels below it are in the full by now, or its link is wrong",
-                                   files.level_file(*on_full))});
       continue;
     }
     if (const auto missing = missing_below(chain, files, file, below)) {

@@ -67,6 +67,21 @@ void add_missing(std::vector<LevelView>& levels, const std::map<std::string, std
             [](const LevelView& a, const LevelView& b) { return a.record.level < b.record.level; });
 }
 
+/// A level with others between it and the full that lies on the full by its link: a merge was killed, and they are in
+/// the full by now, or its link is damaged. A checksum of the full would tell.
+void note_killed_merge(std::vector<LevelView>& levels, const ChainOnDisk& chain, const ChainFiles& files) {
+  if (levels.size() < 3 || levels.front().record.sha256 || levels[0].record.time <= levels[1].record.time) {
+    return;  // a merged full is younger than what lay on the old one
+  }
+  for (std::size_t i = 2; i < levels.size(); ++i) {
+    const LevelFile* file = chain.file_of(levels[i].record.level);
+    if (file != nullptr && file->header && file->header->backing_name() == files.level_file(kFullLevel)) {
+      levels[1].fault = fmt::format(
+          "{} lies on the full: levels below it are in the full by now, or its link is damaged", levels[i].record.file);
+    }
+  }
+}
+
 /// No level is taken of a disk that has shrunk. A checksum would know better which of the two files is damaged.
 void note_smaller_disks(std::vector<LevelView>& levels) {
   for (std::size_t i = 1; i < levels.size(); ++i) {
@@ -105,6 +120,7 @@ std::vector<LevelView> view_with_checksums(const ChainOnDisk& chain, const Chain
     if (!levels.empty()) {
       add_missing(levels, checksums, files);
       note_smaller_disks(levels);
+      note_killed_merge(levels, chain, files);
     }
   }
   return levels;

@@ -118,6 +118,25 @@ TEST_F(Changes, Shrunk_And_Grown_While_The_Backup_Begins_Commits_Nothing) {
   }
 }
 
+// Only the marks that the dead run had copied tell it.
+TEST_F(Changes, Shrunk_And_Grown_While_A_Backup_Begins_That_Is_Killed_Then_Is_Taken_Back) {
+  begin();
+  vm().write(Scene::disk, 2 * MiB, MiB, 5);
+  ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+  bool changed = false;
+  const ProgramResult killed = scene_->backup({"-inc", "auto"}, [&](const Point& point) {
+    if (!changed && point.command == "add-fd" && point.moment == Moment::BeforeSending) {
+      changed = true;
+      scene_->resize(2 * MiB);
+      scene_->resize(4 * MiB);
+    }
+    return changed && point.command == "transaction" && point.moment == Moment::Answered ? scene_->kill_tool(point)
+                                                                                         : Verdict::Forward;
+  });
+  EXPECT_EQ(killed.signal, SIGKILL);
+  expect_archives(scene_->recover_and_check(), 1);
+}
+
 TEST_F(Changes, Grown_While_The_Backup_Begins_Commits_Nothing_And_Goes_On) {
   begin();
   expect_refused_while_it_begins("was the disk resized", [&] { scene_->resize(6 * MiB); });

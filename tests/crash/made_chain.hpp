@@ -43,9 +43,9 @@ class MadeChain {
   static Pending pending_full(const ChainId& id) {
     return {.chain = id,
             .level = kFullLevel,
-            .job = {"qmpbackup-job"},
-            .node = {"qmpbackup-node"},
-            .bitmap = {"qmpbackup-of-a-test"},
+            .job = level_job(id, kFullLevel),
+            .node = target_node(id),
+            .bitmap = level_bitmap(id, kFullLevel),
             .partial = name(-1) + ".partial",
             .started = "2026-11-21T02:00:00Z",
             .device = "drive0",

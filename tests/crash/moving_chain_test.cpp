@@ -353,6 +353,20 @@ TEST_F(MovingChain, What_Was_Merged_Away_Is_Named) {
   EXPECT_NE(chain.run("merge", {"-inc", "1"}).err.find("in the full already"), std::string::npos);
 }
 
+// Whatever it names would be removed with it.
+TEST_F(MovingChain, Run_Under_Way_That_Names_What_No_Run_Makes_Is_Damage) {
+  MadeChain chain(2);
+  for (const bool of_file : {true, false}) {
+    Pending pending = MadeChain::pending_full(chain.manifest().chain);
+    (of_file ? pending.partial : pending.bitmap.value) = "important";
+    chain.manifest().pending = pending;
+    chain.write_manifest();
+    const json summary = json::parse(chain.run("list", {"--json"}).out);
+    EXPECT_EQ(summary.at("manifest"), "damaged");
+    EXPECT_EQ(summary.at("levels").size(), 3U);
+  }
+}
+
 TEST_F(MovingChain, Chain_With_A_First_Full_Under_Way_Has_No_Level_To_Restore) {
   MadeChain chain(0);
   fs::remove(chain.file(-1));
