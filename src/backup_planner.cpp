@@ -181,6 +181,9 @@ class DiskPlanner {
       return;  // why_no_incremental says it
     }
     const Level next = next_level();
+    if (!adopted_ && in_.chain.manifest->merged && wanted <= *in_.chain.manifest->merged) {
+      refuse(fmt::format("level {} was merged into the full", level_name(wanted)), next_level_hint(next));
+    }
     if (wanted < next) {
       refuse(fmt::format("level {} exists already, and nothing is overwritten", level_name(wanted)),
              next_level_hint(next));

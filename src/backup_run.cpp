@@ -217,6 +217,11 @@ class BackupRun {
   }
 
   void print(const BackupPlan& plan) {
+    for (const DiskPlan& disk : plan.disks) {
+      const Level level = disk.pending().level;
+      reporter_.note(fmt::format("{}: would take {} into {}, at most {} read", disk.disk.label, level_name(level),
+                                 disk.files.level_path(level), format_size(disk.expected_bytes)));
+    }
     for (const QmpCommand& command : list_commands(plan)) {
       reporter_.planned(qmpbackup::to_json(command));
     }

@@ -85,9 +85,12 @@ void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline 
     }
     cancelled = cancelled || event->name == "BLOCK_JOB_CANCELLED";
     if (event->name == "BLOCK_JOB_ERROR") {
-      throw Error(fmt::format("{}: a {} failed during the backup: the storage has an error or is full",
-                              runs.front().device, event->data.value("operation", "request")),
-                  kStorageHint);
+      const bool was_read = event->data.value("operation", "") == "read";
+      throw Error(was_read
+                      ? fmt::format("{}: a read of the disk failed during the backup", runs.front().device)
+                      : fmt::format("{}: a write to {} failed during the backup: its storage has an error or is full",
+                                    runs.front().device, runs.front().partial),
+                  was_read ? "check the disk's storage, then try again; the chain is as it was" : kStorageHint);
     }
     return;
   }

@@ -149,6 +149,10 @@ bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>
 
 std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, const std::vector<LevelView>& levels,
                              std::optional<Level> wanted, const std::optional<std::string>& at) {
+  if (levels.empty() && chain.manifest) {
+    throw ChainError(fmt::format("{} has no level yet, and nothing restores from it", files.base()),
+                     "its first full works now, or was not finished: run the backup again then");
+  }
   if (levels.empty()) {
     throw ChainError(fmt::format("there is no chain at {}", files.base()),
                      "give the -backupFile that the backups were made with");
@@ -161,7 +165,7 @@ std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, 
   if (merged && level <= *merged) {
     throw ChainError(fmt::format("level {} of {} was merged into the full, which holds the disk as it was at {}",
                                  level_name(level), files.base(), level_name(*merged)),
-                     "restore the full with -inc -1, or see qmpbackup list");
+                     "restore the full with -inc -1");
   }
   throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)),
                    "see qmpbackup list -backupFile " + shell_quoted(files.base()));

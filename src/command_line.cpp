@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <iostream>
 #include <new>
@@ -33,13 +34,26 @@ Exit codes:
   3  this chain needs a new full       128+n  ended by signal n
 )";
 
+constexpr std::array<std::string_view, 7> kGoOptions{"socket",      "backupFile", "deviceToBackup", "device", "inc",
+                                                     "cleanBitmap", "v"};
+
 constexpr std::size_t kHelpColumn = 32;
+
+/// As rewrite_arguments has them: "--socket=ADDR" was "-socket ADDR".
+std::string as_typed(const std::string& argument) {
+  for (const std::string_view name : kGoOptions) {
+    if (argument == fmt::format("--{}", name) || argument.starts_with(fmt::format("--{}=", name))) {
+      return fmt::format("-{}", name);
+    }
+  }
+  return argument;
+}
 
 /// CLI11's help, calmer: the options of the Go tool as its users know them, with one dash, and one empty line between
 /// groups.
 std::string help_text(const CLI::App& app) {
   std::string text = app.help(app.get_parent() == nullptr ? "" : app.get_parent()->get_name());
-  for (const char* name : {"socket", "backupFile", "deviceToBackup", "device", "inc", "cleanBitmap", "v"}) {
+  for (const std::string_view name : kGoOptions) {
     if (const auto at = text.find(fmt::format("\n  --{} ", name)); at != std::string::npos) {
       text.insert(at + 1 + kHelpColumn, " ");
       text.erase(at + 3, 1);
@@ -56,7 +70,7 @@ void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   try {
     app.parse(reversed);
   } catch (const CLI::ExtrasError&) {
-    throw UsageError(fmt::format("unknown argument '{}'", app.remaining(true).front()));
+    throw UsageError(fmt::format("unknown argument '{}'", as_typed(app.remaining(true).front())));
   } catch (const CLI::ArgumentMismatch& error) {
     const std::string what = error.what();
     throw UsageError(fmt::format("{} needs a value", what.substr(0, what.find(':'))));
@@ -73,7 +87,7 @@ void refuse_foreign_options(const CLI::App& app) {
   for (const CLI::App* command : app.get_subcommands()) {
     for (const CLI::Option* option : app.get_options()) {
       if (option->count() > 0 && command->get_option_no_throw(option->get_name()) == nullptr) {
-        throw UsageError(fmt::format("{} takes no {}", command->get_name(), option->get_name()));
+        throw UsageError(fmt::format("{} takes no {}", command->get_name(), as_typed(option->get_name())));
       }
     }
   }

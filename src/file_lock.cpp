@@ -5,6 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+
 #include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
@@ -31,7 +34,8 @@ FileLock::FileLock(const std::string& path) : path_(path) {
       fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT, 0600));
     }
     if (!fd_.is_open()) {
-      throw_errno("open the lock", path);
+      throw FileError(fmt::format("cannot open the lock {}: {}", path, std::strerror(errno)),
+                      "check owner, mode and mount of its folder");
     }
     if (!lock_file(fd_.get())) {
       throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");

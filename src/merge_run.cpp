@@ -45,6 +45,10 @@ class Merge {
         relink(next.levels.front());
       }
       next.levels.insert(next.levels.begin(), make_full());
+    } catch (const Interrupted& signal) {
+      reporter_.end_progress();
+      remove_partials();
+      throw Interrupted(signal.signal_number(), "the merge was cancelled, the chain is as it was");
     } catch (const std::exception&) {
       reporter_.end_progress();
       remove_partials();

@@ -238,6 +238,10 @@ class Restore {
       fill(partial);
       sync_file(partial);
       rename_to_new_durably(partial, output_);
+    } catch (const Interrupted& signal) {
+      reporter_.end_progress();
+      remove_durably(partial);
+      throw Interrupted(signal.signal_number(), "nothing is left of the output");
     } catch (const std::exception&) {
       reporter_.end_progress();
       remove_durably(partial);

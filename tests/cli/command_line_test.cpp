@@ -196,7 +196,7 @@ TEST_F(CliTest, Options_That_A_Subcommand_Does_Not_Have_Are_Refused_Before_It_To
        std::vector<std::vector<std::string>>{{"-cleanBitmap"}, {"-socket", "{}/s"}, {"--dry-run"}, {"-inc", "3"}}) {
     std::vector<std::string> arguments = foreign;
     arguments.insert(arguments.end(), {"list", "-backupFile", "{}/drive0"});
-    expect_refusal(run(arguments), 2, "list takes no --");
+    expect_refusal(run(arguments), 2, "list takes no -");
   }
   expect_refusal(run({"-backupFile", "{}/drive0", "list"}), 1, "there is no chain");  // as good as behind it
 }

@@ -248,7 +248,7 @@ TEST_F(CommandsTest, After_A_Merge_Go_On_With_The_Next_Number_On_Top_Of_The_Full
   manifest().levels[0].bitmap = level_bitmap(kChain, Level{3});  // the full's point in time is that of inc3 now
   last_bitmap().name = level_bitmap(kChain, Level{3});
   ask(3);
-  EXPECT_REFUSED(ChainError, "level inc3 exists already");
+  EXPECT_REFUSED(ChainError, "level inc3 was merged into the full");
   for (const bool automatic : {false, true}) {
     ask(4);
     if (automatic) {
