@@ -61,9 +61,19 @@ void refuse_while_a_backup_works(const VmState& vm, const Disk& disk) {
                        "try again when it is over");
     }
   }
-  if (const Job* job = job_on(vm, disk)) {
-    throw ChainError(fmt::format("{}: the {} job '{}' works on this disk", disk.label, job->type, job->id.value),
-                     "try again when it is over");
+}
+
+/// Before any is removed.
+void refuse_while_in_use(const VmState& vm, const Disk& disk, const std::optional<ChainOnDisk>& chain) {
+  for (const Node* node : backing_chain(vm, disk)) {
+    for (const Bitmap& bitmap : node->bitmaps) {
+      if (bitmap.busy && is_meant(chain, bitmap.name)) {
+        const Job* job = job_on(vm, disk);
+        throw ChainError(fmt::format("{}: {} is in use by {}", disk.label, bitmap.name.value,
+                                     job == nullptr ? "another client" : fmt::format("the job '{}'", job->id.value)),
+                         "try again when that is over");
+      }
+    }
   }
 }
 
@@ -91,6 +101,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   if (chain) {
     warn_of_another_chain(reporter, *request.files, *chain, vm, disk);
   }
+  refuse_while_in_use(vm, disk, chain);
   nlohmann::json removed = nlohmann::json::array();
   std::set<ChainId> chains;
   for (const Node* node : backing_chain(vm, disk)) {  // after a snapshot, bitmaps stay on the lower node

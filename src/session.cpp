@@ -30,9 +30,16 @@ void wait_until_nothing_is_created(Session& session) {
   }
 }
 
-bool belongs_to(const std::vector<ChainId>& chains, const std::string& name, std::string (*prefix)(const ChainId&)) {
-  return std::any_of(chains.begin(), chains.end(),
-                     [&](const ChainId& chain) { return name.starts_with(prefix(chain)); });
+/// Whether it is the bitmap or the job of a level of these chains. Names that only begin so are not ours.
+bool is_level_of(const std::vector<ChainId>& chains, const std::string& name) {
+  const auto level = parse_chain_level(name);
+  return level && std::find(chains.begin(), chains.end(), level->chain) != chains.end();
+}
+
+bool is_node_of(const std::vector<ChainId>& chains, const NodeName& name) {
+  return std::any_of(chains.begin(), chains.end(), [&](const ChainId& chain) {
+    return name == target_node(chain) || name == target_file_node(chain) || name == scratch_node(chain);
+  });
 }
 
 /// Runs a removal that may find its object gone, or held for a moment longer: the caller looks again.
@@ -47,7 +54,7 @@ bool try_execute(QmpClient& client, const QmpCommand& command) {
 
 void remove_jobs(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
   for (const Job& job : query_jobs(session.client)) {
-    if (!belongs_to(chains, job.id.value, chain_prefix)) {
+    if (!is_level_of(chains, job.id.value)) {
       continue;
     }
     if (!job.is_concluded()) {
@@ -63,7 +70,7 @@ void remove_jobs(Session& session, const std::vector<ChainId>& chains, std::vect
 void remove_nodes(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
   std::vector<NodeName> ours;
   for (const Node& node : query_nodes(session)) {
-    if (belongs_to(chains, node.name.value, chain_node_prefix)) {
+    if (is_node_of(chains, node.name)) {
       ours.push_back(node.name);
     }
   }
@@ -88,7 +95,7 @@ void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const 
     for (const Bitmap& bitmap : node.bitmaps) {
       // Below a snapshot a node is read-only, and QEMU then removes no bitmap that is stored in it: later.
       const bool later = node.read_only && bitmap.persistent;
-      if (!belongs_to(chains, bitmap.name.value, chain_prefix) || bitmap.name == keep || later) {
+      if (!is_level_of(chains, bitmap.name.value) || bitmap.name == keep || later) {
         continue;
       }
       if (try_execute(session.client, remove_bitmap(node.name, bitmap.name))) {
@@ -108,7 +115,8 @@ void remove_all_descriptors(Session& session, const std::vector<ChainId>& chains
   for (const json& set : query(session.client, "query-fdsets")) {
     const auto& fds = set.at("fds");
     const bool ours = std::any_of(fds.begin(), fds.end(), [&](const json& fd) {
-      return belongs_to(chains, text_of(fd, "opaque"), chain_prefix);
+      return std::any_of(chains.begin(), chains.end(),
+                         [&](const ChainId& chain) { return text_of(fd, "opaque") == descriptor_label(chain); });
     });
     if (ours) {  // not reported: QEMU 7.2 still lists a removed set while its VM is stopped
       try_execute(session.client, remove_descriptors(set.at("fdset-id").get<std::int64_t>()));

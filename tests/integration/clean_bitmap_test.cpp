@@ -81,6 +81,46 @@ TEST_F(CleanBitmapTest, Bitmap_Of_A_Chain_Whose_Manifest_Is_Lost_Or_Damaged_Goes
   }
 }
 
+TEST_F(CleanBitmapTest, Bitmap_That_A_Job_Uses_Stays_With_All_Others) {
+  TestChain second(vm(), "disk0", base("second"));
+  second.take(-1);
+  chain().take(-1);
+  vm().write("disk0", 0, MiB, 0x21);
+  const auto size = vm().node(vm().node_of("disk0")).at("image").at("virtual-size").get<std::uint64_t>();
+  vm().control().execute("blockdev-add", {{"driver", "null-co"}, {"node-name", "nowhere"}, {"size", size}});
+  vm().control().execute("blockdev-backup", {{"job-id", "theirs"},
+                                             {"device", vm().node_of("disk0")},
+                                             {"target", "nowhere"},
+                                             {"sync", "bitmap"},
+                                             {"bitmap", chain().bitmap(-1)},
+                                             {"bitmap-mode", "never"},
+                                             {"speed", 1}});
+  const auto run = clean();
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(contains(run.err, chain().bitmap(-1) + " is in use by the job 'theirs'")) << run.err;
+  EXPECT_EQ(vm().our_bitmaps("disk0").size(), 2U);
+  vm().control().execute("block-job-cancel", {{"device", "theirs"}, {"force", true}});
+  wait_until("the end of the job", [&] { return vm().control().execute("query-jobs").empty(); });
+  EXPECT_EQ(clean().exit_code, 0);
+  EXPECT_EQ(bitmap_names(), std::vector<std::string>());
+}
+
+TEST_F(CleanBitmapTest, Name_That_Only_Begins_Like_Ours_Stays) {
+  chain().take(-1);
+  add_bitmap("qmpbackup-mine");
+  add_bitmap(chain().bitmap(-1) + "-of-theirs");
+  EXPECT_EQ(clean().exit_code, 0);
+  EXPECT_EQ(bitmap_names(), (std::vector<std::string>{chain().bitmap(-1) + "-of-theirs", "qmpbackup-mine"}));
+}
+
+TEST_F(CleanBitmapTest, Wrong_Base_Is_Said_To_Be_Wrong) {
+  chain().take(-1);
+  const auto run = clean({"-backupFile", base("nothing")});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_TRUE(contains(run.err, "there is no chain at " + base("nothing").string())) << run.err;
+  EXPECT_EQ(bitmap_names(), std::vector<std::string>{chain().bitmap(-1)});
+}
+
 TEST_F(CleanBitmapTest, What_A_Killed_Run_Of_A_Deleted_Chain_Left_Goes_Too) {
   auto run = start_slow_run();
   run.send_signal(SIGKILL);
