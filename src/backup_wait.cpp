@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/recovery.hpp"
@@ -48,16 +50,26 @@ void throw_if_failed(Session& session, const Pending& run, const Job* job, bool 
               kStorageHint);
 }
 
+/// What QEMU's events tell in the course of a wait.
+struct News {
+  bool cancelled = false;                   ///< a job of ours
+  std::set<std::string> nodes_of_others{};  ///< with guests' errors that are none of ours
+};
+
 /// Whether the guest's request that failed was to a disk of these runs. The node is the filter of the job, most likely.
-bool is_on_disks_of(Session& session, const std::vector<Pending>& runs, const QmpEvent& event) {
+bool is_on_disks_of(Session& session, const std::vector<Pending>& runs, const QmpEvent& event, News& news) {
   const std::string device = event.data.value("device", "");
   const NodeName node{event.data.value("node-name", "")};
+  if (news.nodes_of_others.contains(node.value)) {
+    return false;
+  }
   for (const Disk& disk : list_disks(look_at_vm(session))) {
     const bool hit = disk.label == device || std::find(disk.path.begin(), disk.path.end(), node) != disk.path.end();
     if (hit && std::any_of(runs.begin(), runs.end(), [&](const Pending& run) { return run.device == disk.label; })) {
       return true;
     }
   }
+  news.nodes_of_others.insert(node.value);
   return false;
 }
 
@@ -67,23 +79,26 @@ bool was_stopped(Session& session, const std::vector<Pending>& runs) {
          query_status(session.client) == "io-error";
 }
 
-void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, const QmpEvent& event) {
+void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, const QmpEvent& event, News& news) {
   const bool failed = event.name == "BLOCK_IO_ERROR";
-  if (((failed || event.name == "STOP") && was_stopped(session, runs)) ||
-      (failed && event.data.value("operation", "") == "write" && is_on_disks_of(session, runs, event))) {
+  if ((event.name == "STOP" && was_stopped(session, runs)) ||
+      (failed && event.data.value("operation", "") == "write" && is_on_disks_of(session, runs, event, news))) {
     throw_guest_error(runs.front());
   }
 }
 
-/// Returns when a job of ours may have changed, or at the deadline. Sets `cancelled` when one was.
-void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline deadline, bool& cancelled) {
+/// Returns when a job of ours may have changed, or at the deadline.
+void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline deadline, News& news) {
   while (const auto event = session.client.next_event(deadline)) {
-    throw_if_guest_suffers(session, runs, *event);
+    throw_if_guest_suffers(session, runs, *event, news);
     const auto job = job_of_event(*event);
     if (!job || !is_one_of(runs, *job)) {
+      if (std::chrono::steady_clock::now() >= deadline) {  // a disk with errors may have more of them without end
+        return;
+      }
       continue;
     }
-    cancelled = cancelled || event->name == "BLOCK_JOB_CANCELLED";
+    news.cancelled = news.cancelled || event->name == "BLOCK_JOB_CANCELLED";
     if (event->name == "BLOCK_JOB_ERROR") {
       const bool was_read = event->data.value("operation", "") == "read";
       throw Error(was_read
@@ -100,7 +115,7 @@ void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline 
 
 void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
   Progress progress(runs.front().device, {}, std::chrono::steady_clock::now());
-  bool cancelled = false;
+  News news;
   if (was_stopped(session, runs)) {  // before anybody listened: recovery waits for a killed run's job
     throw_guest_error(runs.front());
   }
@@ -111,7 +126,7 @@ void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
     bool all_concluded = true;
     for (const Pending& run : runs) {
       const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Job& j) { return j.id == run.job; });
-      throw_if_failed(session, run, job == jobs.end() ? nullptr : &*job, cancelled);
+      throw_if_failed(session, run, job == jobs.end() ? nullptr : &*job, news.cancelled);
       done += job->current;
       total += job->total;
       all_concluded = all_concluded && job->is_concluded();
@@ -127,7 +142,7 @@ void wait_for_backups(Session& session, const std::vector<Pending>& runs) {
                               format_seconds(std::chrono::duration<double>(session.stall_timeout).count())),
                   "check whether the target's storage hangs; --stall-timeout sets the limit");
     }
-    wait_for_news(session, runs, now + kLookAgain, cancelled);
+    wait_for_news(session, runs, now + kLookAgain, news);
   }
 }
 

@@ -78,7 +78,7 @@ std::optional<std::string> parse_time(const std::string& text) {
     }
   }
   for (const char* offset :
-       {"%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%d %H:%M:%S %z"}) {
+       {"%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d %H:%M%z", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%d %H:%M:%S %z"}) {
     if (matches(offset, parts)) {
       const long east = parts.tm_gmtoff;  // timegm forgets it
       return format_utc(::timegm(&parts) - east);

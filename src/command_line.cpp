@@ -178,20 +178,11 @@ int run(const Invocation& invocation, const std::string& command) {
   }
 }
 
-/// The subcommand among the arguments, which need not be right otherwise.
-std::string find_command(const std::vector<std::string>& arguments) {
-  for (const char* command : {"list", "verify", "restore", "merge", "info"}) {
-    if (std::find(arguments.begin(), arguments.end(), command) != arguments.end()) {
-      return command;
-    }
-  }
-  return "";
-}
-
 }  // namespace
 
 int run_command_line(int argc, const char* const* argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::string typed_command;
   try {
     CLI::App app("Live full and incremental backups of QEMU disks over QMP.", "qmpbackup");
     app.set_help_flag();
@@ -210,6 +201,9 @@ int run_command_line(int argc, const char* const* argv) {
     for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
       command->set_help_flag();
     }
+    for (CLI::App* sub : app.get_subcommands([](CLI::App*) { return true; })) {
+      sub->preparse_callback([&typed_command, sub](std::size_t) { typed_command = sub->get_name(); });
+    }
     parse(app, rewrite_arguments(arguments));
     refuse_foreign_options(app);
     if (invocation.help) {
@@ -221,10 +215,10 @@ int run_command_line(int argc, const char* const* argv) {
       std::cout << "qmpbackup " << kVersion << "\n";
       return 0;
     }
-    return run(invocation, find_command(arguments));
+    return run(invocation, typed_command);
   } catch (const std::exception& error) {
     Reporter reporter({asks_for_json(arguments), false, ProgressMode::kNever});
-    return report(reporter, error, find_command(arguments));
+    return report(reporter, error, typed_command);
   }
 }
 

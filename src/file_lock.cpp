@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,10 +36,15 @@ FileLock::FileLock(const std::string& path) : path_(path) {
     }
     if (!fd_.is_open()) {
       throw FileError(fmt::format("cannot open the lock {}: {}", path, std::strerror(errno)),
-                      "check owner, mode and mount of its folder");
+                      "check its folder: owner, mode, mount, free space");
     }
-    if (!lock_file(fd_.get())) {
-      throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");
+    while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) {
+        throw ChainBusy(fmt::format("another run holds {}", path), "wait until it has ended");
+      }
+      if (errno != EINTR) {
+        throw_errno("lock", path);
+      }
     }
   } while (!is_still_named(fd_, path));
 }

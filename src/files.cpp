@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -141,8 +140,7 @@ void link_or_move_durably(const std::string& from, const std::string& to) {
     return;
   }
   const int error = errno;
-  std::error_code ignored;
-  if (error == EEXIST && std::filesystem::equivalent(from, to, ignored)) {
+  if (error == EEXIST && is_same_file(from, to)) {
     return;
   }
   if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK) {
@@ -155,14 +153,19 @@ void link_or_move_durably(const std::string& from, const std::string& to) {
 
 void rename_to_new_durably(const std::string& from, const std::string& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
-    const bool is_offered = errno != EINVAL && errno != ENOSYS;  // those say: not on this file system (NFS)
-    std::error_code ignored;
-    if (!std::filesystem::equivalent(from, to, ignored) && (is_offered || exists(to))) {
-      errno = is_offered ? errno : EEXIST;
+    const int error = errno;
+    if (is_same_file(from, to)) {  // killed between the two steps below
+      remove_durably(from);
+    } else if (error != EINVAL && error != ENOSYS) {  // those say: not on this file system (NFS), not in this kernel
+      errno = error;
       throw_errno_between("rename", from, to);
+    } else if (exists(to)) {
+      errno = EEXIST;
+      throw_errno_between("rename", from, to);
+    } else {
+      link_or_move_durably(from, to);  // does not replace either, where there are hard links
+      remove_durably(from);
     }
-    link_or_move_durably(from, to);  // does not replace either, where there are hard links
-    remove_durably(from);
   }
   sync_folder(folder_of(to));
 }
@@ -241,22 +244,11 @@ bool exists(const std::string& path) {
   return ::lstat(path.c_str(), &info) == 0;
 }
 
-bool is_private_file(const std::string& path) {
-  struct stat info {};
-  return ::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == ::geteuid() &&
-         (info.st_mode & 07777) == kFileMode;
-}
-
-bool lock_file(int fd) {
-  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
-      return false;
-    }
-    if (errno != EINTR) {
-      throw_errno("lock", fmt::format("/proc/self/fd/{}", fd));
-    }
-  }
-  return true;
+bool is_same_file(const std::string& one, const std::string& other) {
+  struct stat a {};
+  struct stat b {};
+  return ::lstat(one.c_str(), &a) == 0 && ::lstat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
 }
 
 std::optional<FileInfo> regular_file_info(const std::string& path) {

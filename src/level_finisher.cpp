@@ -120,7 +120,7 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   const Pending pending = *manifest.pending;
   const std::string partial = files.in_folder(pending.partial);
   if (exists(partial)) {
-    if (pending.archive) {
+    if (pending.archive && !is_same_file(partial, files.level_path(pending.level))) {  // else: done, it has both names
       archive_old_chain(files, manifest);
     }
     rename_to_new_durably(partial, files.level_path(pending.level));
@@ -153,8 +153,7 @@ void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pen
     if (empty_image == EmptyImage::kGoes) {
       remove_durably(path);
     }
-  } else if (regular_file_info(path).value_or(FileInfo{}).inode !=
-             pending.inode) {  // else: killed between its two names
+  } else if (!is_same_file(path, files.in_folder(pending.partial))) {  // else: killed between its two names
     throw ChainError(fmt::format("{}: {} appeared during the backup, and nothing is overwritten", pending.device, path),
                      "find out what made it; move it away and try again");
   }
@@ -214,8 +213,8 @@ void remove_adopted_bitmap(Session& session, const Manifest& manifest) {
 void clean_up_after_commit(Session& session, const Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   try {
+    remove_adopted_bitmap(session, manifest);  // before the job goes, by which recovery knows that this was not done
     remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest));
-    remove_adopted_bitmap(session, manifest);
   } catch (const std::exception& error) {
     session.reporter.warning(
         fmt::format("{}: the level is committed, but QEMU was not cleaned up: {}; the next run does it",

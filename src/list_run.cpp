@@ -29,9 +29,13 @@ struct Listing {
 };
 
 bool holds_levels(const ChainFiles& files) {
-  const std::vector<std::string> names = list_folder(files.folder());
-  return std::any_of(names.begin(), names.end(),
-                     [&](const std::string& name) { return files.level_of_file(name).has_value(); });
+  try {
+    const std::vector<std::string> names = list_folder(files.folder());
+    return std::any_of(names.begin(), names.end(),
+                       [&](const std::string& name) { return files.level_of_file(name).has_value(); });
+  } catch (const FileError&) {  // a folder of such a name that is closed to us is most likely one
+    return true;
+  }
 }
 
 Listing look(EventLoop& loop, const ChainFiles& files) {
@@ -67,8 +71,11 @@ std::vector<Listing> find_chains(EventLoop& loop, Reporter& reporter, const std:
     return {look(loop, ChainFiles(base))};
   }
   if (!base.ends_with('/')) {  // a chain may have a folder's name
-    if (Listing chain = look(loop, ChainFiles(base)); !is_empty(chain)) {
-      return {std::move(chain)};
+    try {
+      if (Listing chain = look(loop, ChainFiles(base)); !is_empty(chain)) {
+        return {std::move(chain)};
+      }
+    } catch (const FileError&) {  // the folder above is closed to us
     }
   }
   std::set<std::string> names;

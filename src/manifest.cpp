@@ -165,7 +165,7 @@ Pending parse_pending(json object) {
   }
   if (auto verified = fields.take_if_present("verified")) {
     pending.verified = parse_record(std::move(*verified));
-    pending.inode = fields.count("inode");
+    pending.inode = fields.has("inode") ? fields.count("inode") : 0;
   }
   return pending;
 }

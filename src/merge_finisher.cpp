@@ -1,6 +1,7 @@
 #include "qmpbackup/merge_finisher.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <vector>
 
 #include "qmpbackup/chain_on_disk.hpp"
@@ -40,7 +41,9 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   }
   try {
     write_checksums(files, manifest);
-  } catch (const FileError&) {  // the next level writes them again, and warns
+  } catch (const FileError&) {  // no line is better than one of the old full; the next level writes all
+    std::error_code ignored;
+    std::filesystem::remove(files.checksums_path(), ignored);
   }
   manifest.pending_merge.reset();
   write_durably(files.manifest_path(), format_manifest(manifest));

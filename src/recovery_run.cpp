@@ -15,13 +15,23 @@
 namespace qmpbackup {
 namespace {
 
+/// Whether it is the file that was verified: by its inode, or, where that was not kept (a copied folder, some network
+/// file systems), by its content.
+bool is_verified_file(const std::string& path, const Pending& pending) {
+  const auto info = regular_file_info(path);
+  if (!info || info->is_link || !pending.verified || info->size != pending.verified->file_size) {
+    return false;
+  }
+  return info->inode == pending.inode ||
+         (pending.verified->sha256 && sha256_of_file(path, [](ByteCount) {}) == *pending.verified->sha256);
+}
+
 RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pending& pending) {
   RecoveryFacts facts;
   facts.pending = true;
   facts.verified = pending.verified.has_value();
   facts.partial_file = exists(files.in_folder(pending.partial));
-  const auto final_file = regular_file_info(files.level_path(pending.level));
-  facts.final_file = final_file && final_file->inode == pending.inode;
+  facts.final_file = is_verified_file(files.level_path(pending.level), pending);
   const VmState vm = look_at_vm(session);
   facts.job =
       marks_were_lost(vm.nodes, scratch_node(pending.chain)) ? JobFate::kFailed : fate_of(vm.find_job(pending.job));
@@ -118,14 +128,17 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
     completed = resolve_pending(session, files, manifest);
   }
   const EventLoop::Shield shield(session.loop);
-  look_at_vm(session);  // waits for a blockdev-create that works: see there
+  const VmState vm = look_at_vm(session);  // waits for a blockdev-create that works: see there
   if (file_beyond_manifest(chain, files)) {
     return completed;  // an older copy of the manifest: the bitmap that it does not know is that of a level
+  }
+  if (const LevelRecord* last = manifest.last();
+      last != nullptr && vm.find_job(level_job(manifest.chain, last->level))) {
+    remove_adopted_bitmap(session, manifest);
   }
   for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }
-  remove_adopted_bitmap(session, manifest);
   remove_partials(session, files, chain.partials);
   return completed;
 }

@@ -209,32 +209,16 @@ class Restore {
     });
   }
 
-  /// A restore holds a lock on its partial file. Without one, it is that of a restore that was killed.
-  static void remove_if_dead(const std::string& partial) {
-    if (!exists(partial)) {
-      return;
-    }
-    if (!is_private_file(partial)) {
-      throw ChainError(fmt::format("{} is in the way, and not the file of a restore that was killed", partial),
-                       "move it away, or give another --output");
-    }
-    const UniqueFd file = open_file(partial, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-    if (!lock_file(file.get())) {
-      throw ChainError(fmt::format("another restore writes {} now", partial), "wait until it has ended");
-    }
-    remove_durably(partial);
-  }
-
   /// Lets `fill` write a partial file, which gets the output's name when it is complete and on disk. Nothing is left of
   /// it otherwise.
   void make_file(const std::function<void(const std::string&)>& fill) {
     const std::string partial = output_ + ".partial";
-    remove_if_dead(partial);
+    if (exists(partial)) {
+      throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
+                       "remove it when no restore works");
+    }
     const UniqueFd file = create_exclusively(partial);
     try {
-      if (!lock_file(file.get())) {
-        throw ChainError(fmt::format("another restore has just begun to write {}", partial), "wait until it has ended");
-      }
       fill(partial);
       sync_file(partial);
       rename_to_new_durably(partial, output_);

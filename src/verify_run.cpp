@@ -236,9 +236,9 @@ class Verifier {
     }
     throw DamageFound(
         fmt::format("{}: {}", files_.base(),
-                    damaged_ > 0 ? fmt::format("{} of {} levels {} damaged", damaged_, levels_.size(),
-                                               damaged_ == 1 ? "is" : "are")
-                                 : fault),
+                    damaged_ > unreadable_ ? fmt::format("{} of {} levels {} damaged", damaged_ - unreadable_,
+                                                         levels_.size(), damaged_ - unreadable_ == 1 ? "is" : "are")
+                                           : fault),
         fmt::format("{}; {}",
                     newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
                     ChainFiles(std::filesystem::absolute(files_.base()).string()).is_archived()

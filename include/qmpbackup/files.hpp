@@ -87,12 +87,8 @@ struct FileInfo {
 };
 std::optional<FileInfo> regular_file_info(const std::string& path);
 
-/// Whether it is a regular file of this user's that nobody else may use, as create_exclusively makes them.
-bool is_private_file(const std::string& path);
-
-/// Takes an exclusive lock (flock) on an open file, which lasts until it is closed. False at once where another process
-/// holds it. Throws FileError.
-bool lock_file(int fd);
+/// Whether both paths are names of one file. A symbolic link is no name of what it leads to.
+bool is_same_file(const std::string& one, const std::string& other);
 
 /// The size of a block device; nothing when `path` is none.
 std::optional<ByteCount> block_device_size(const std::string& path);

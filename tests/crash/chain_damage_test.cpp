@@ -171,6 +171,36 @@ TEST_F(Chain_Damage, Chain_Of_The_Go_Tool_Is_Taken_Over) {
   expect_archives(scene_->recover_and_check(), 0);
 }
 
+// The level is committed; only the bitmap that it was made from is left, which carries no name of ours.
+TEST_F(Chain_Damage, Chain_Of_The_Go_Tool_Is_Taken_Over_By_A_Run_That_Is_Killed_When_It_Cleans_Up) {
+  scene_ = std::make_unique<Scene>(crash_seed());
+  const auto add_bitmap0 = [&] {
+    vm().control().execute("block-dirty-bitmap-add",
+                           {{"node", vm().node_of(Scene::disk)}, {"name", "bitmap0"}, {"persistent", true}});
+  };
+  const auto has_bitmap0 = [&] {
+    return std::ranges::any_of(vm().bitmaps(Scene::disk),
+                               [](const auto& bitmap) { return bitmap.value("name", "") == "bitmap0"; });
+  };
+  add_bitmap0();
+  run_checked({"qemu-img", "convert", "-O", "qcow2", vm().disk_content(Scene::disk), file(".full.qcow2")});
+  scene_->known().remember("bitmap0", scene_->content());
+  const ProgramResult killed = scene_->backup({"-inc", "0", "--adopt"}, [&](const Point& point) {
+    return point.command.starts_with("block-dirty-bitmap-remove") && point.moment == Moment::BeforeSending
+               ? scene_->kill_tool(point)
+               : Verdict::Forward;
+  });
+  EXPECT_EQ(killed.signal, SIGKILL);
+  EXPECT_TRUE(has_bitmap0());
+  const ProgramResult next = scene_->backup({"-inc", "1"});
+  EXPECT_EQ(next.exit_code, 0) << next.err;
+  EXPECT_FALSE(has_bitmap0());
+  add_bitmap0();
+  EXPECT_EQ(scene_->backup({"-inc", "2"}).exit_code, 0);
+  EXPECT_TRUE(has_bitmap0()) << "this one is not ours";
+  vm().control().execute("block-dirty-bitmap-remove", {{"node", vm().node_of(Scene::disk)}, {"name", "bitmap0"}});
+}
+
 TEST_F(Chain_Damage, Without_Reopen_It_Warns_And_Works) {
   begin();
   scene_->hide_from_schema({"blockdev-reopen"});

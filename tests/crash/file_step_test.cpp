@@ -22,10 +22,17 @@ class File_Step : public testing::TestWithParam<Kind> {
   void SetUp() override { QMPBACKUP_REQUIRE_QEMU(); }
 };
 
-ProgramResult backup_with_harm(Scene& scene, Kind kind, std::uint64_t step, const char* when) {
-  scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
-                         {"QMPBACKUP_KILL_STEP", std::to_string(step)},
-                         {"QMPBACKUP_KILL_WHEN", when}});
+// Every kind of run takes more steps than that before its level is verified.
+constexpr std::uint64_t kFirstOfCommit = 10;
+
+ProgramResult backup_with_harm(Scene& scene, Kind kind, std::uint64_t step, const char* when, bool like_nfs = false) {
+  std::map<std::string, std::string> environment{{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
+                                                 {"QMPBACKUP_KILL_STEP", std::to_string(step)},
+                                                 {"QMPBACKUP_KILL_WHEN", when}};
+  if (like_nfs) {
+    environment["QMPBACKUP_KILL_SHIM_LIKE_NFS"] = "1";
+  }
+  scene.set_environment(environment);
   ProgramResult result = scene.backup(arguments_of(kind));
   scene.set_environment({});
   return result;
@@ -36,9 +43,8 @@ bool is_verified(const Scene& scene) {
   return manifest.contains("pending") && manifest["pending"].contains("verified");
 }
 
-// Runs until a run is killed when its level is verified and nothing of the commit is done; returns that step. Every
-// kind of run takes more than ten steps before.
-std::uint64_t kill_at_the_commit(Scene& scene, Kind kind, std::uint64_t first_step = 10) {
+// Runs until a run is killed when its level is verified and nothing of the commit is done; returns that step.
+std::uint64_t kill_at_the_commit(Scene& scene, Kind kind, std::uint64_t first_step = kFirstOfCommit) {
   for (std::uint64_t step = first_step;; ++step) {
     prepare(scene, kind);
     EXPECT_EQ(backup_with_harm(scene, kind, step, "before").signal, SIGKILL) << "there is a commit";
@@ -76,6 +82,50 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
   std::cout << name_of(GetParam()) << ": " << kills << " kills\n";
 }
 
+// There a level gets its final name in two steps.
+TEST_P(File_Step, Of_The_Commit_Killed_Around_It_Without_Noreplace_Loses_Nothing) {
+  Scene scene(crash_seed());
+  int kills = 0;
+  const std::uint64_t stride = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 5 : 3;
+  for (std::uint64_t step = kFirstOfCommit + crash_seed() % stride;; step += stride) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
+    const ProgramResult result = backup_with_harm(scene, GetParam(), step, "after", true);
+    if (result.signal != SIGKILL) {
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+      break;
+    }
+    Scene::count_fault();
+    ++kills;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << "after file step " << step << scene.last_words();
+  }
+  EXPECT_GT(kills, 1);
+}
+
+// The folder was copied, or the file system gives inodes anew: the content tells.
+TEST_P(File_Step, Of_The_Commit_Killed_After_It_In_A_Folder_That_Was_Copied_Loses_Nothing) {
+  Scene scene(crash_seed());
+  int copied = 0;
+  const std::uint64_t before_its_rename = GetParam() == Kind::NewFullOverBrokenChain ? 12 : 3;
+  for (std::uint64_t step = kFirstOfCommit + before_its_rename; copied == 0; ++step) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
+    ASSERT_EQ(backup_with_harm(scene, GetParam(), step, "after").signal, SIGKILL);
+    Scene::count_fault();
+    if (is_verified(scene)) {
+      const auto pending = scene.manifest()["pending"];
+      const fs::path level = scene.folder() / pending["verified"]["file"].get<std::string>();
+      if (!fs::exists(scene.folder() / pending["partial"].get<std::string>())) {
+        fs::copy_file(level, scene.folder() / "copy");
+        fs::rename(scene.folder() / "copy", level);
+        ++copied;
+      }
+    }
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << "after file step " << step << scene.last_words();
+    if (copied > 0) {
+      EXPECT_EQ(scene.last_words().find("was taken back"), std::string::npos) << scene.last_words();
+    }
+  }
+}
+
 TEST_P(File_Step, That_Fails_Loses_Nothing) {
   const std::uint64_t step = all_rounds() ? 1 : 5;
   Scene scene(crash_seed());
@@ -99,8 +149,9 @@ TEST_P(File_Step, That_Fails_Loses_Nothing) {
 // The commit of a killed run is repeated by the next one, which may fail too.
 TEST_P(File_Step, That_Fails_While_A_Killed_Commit_Is_Repeated_Loses_Nothing) {
   Scene scene(crash_seed());
-  std::uint64_t commit = 10;
-  for (std::uint64_t k = 0; k < (all_rounds() ? 30 : 8); ++k) {
+  std::uint64_t commit = kFirstOfCommit;
+  const std::uint64_t stride = all_rounds() ? 1 : 3;
+  for (std::uint64_t k = crash_seed() % stride; k < (all_rounds() ? 30 : 8); k += stride) {
     commit = kill_at_the_commit(scene, GetParam(), commit);
     ASSERT_TRUE(is_verified(scene));
     const ProgramResult result = backup_with_harm(scene, GetParam(), k, "fail");

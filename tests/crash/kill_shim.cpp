@@ -2,7 +2,7 @@
 //
 // Counts the calls of fsync, rename, renameat2, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N
 // (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and says ENOSPC.
-// Programs that the tool starts are left alone.
+// Programs that the tool starts are left alone. With QMPBACKUP_KILL_SHIM_LIKE_NFS no rename takes RENAME_NOREPLACE.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -98,6 +98,10 @@ int rename(const char* from, const char* to) noexcept {
 }
 
 int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
+  if (std::getenv("QMPBACKUP_KILL_SHIM_LIKE_NFS") != nullptr) {
+    errno = EINVAL;
+    return -1;
+  }
   return killer().around([=] {
     return next<int(int, const char*, int, const char*, unsigned)>("renameat2")(from_folder, from, to_folder, to,
                                                                                 flags);

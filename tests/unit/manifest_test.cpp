@@ -306,7 +306,8 @@ TEST(Manifest, Fields_Of_Another_Type_Or_Missing_Are_Damage) {
   manifest.replaces = manifest.chain;
   manifest.pending = pending_of(manifest);
   manifest.pending->verified->checked = false;  // the one field that may be missing
-  const json document = as_json(manifest);
+  json document = as_json(manifest);
+  document["pending"].erase("inode");  // this one as well
   const json odd[] = {nullptr, true, 7, -7, 1.5, "text", json::array(), json::object(), json::array({document})};
   const json flat = document.flatten();
   for (const auto& [pointer, value] : flat.items()) {
