@@ -88,7 +88,7 @@ void add_backup_command(CLI::App& app, Invocation& in) {
   add_flag(app, "--adopt", typed->adopt, "go on with a chain of the Go tool (bitmap0)", kWhat);
   const char* how = "How to write it";
   add_text(app, "--compress", typed->compression, "default: zstd where QEMU has it, else zlib", "zstd|zlib|none", how);
-  add_text(app, "--cluster-size", typed->cluster_size, "default: 1M for a full, 64K for an incremental", "BYTES", how);
+  add_text(app, "--cluster-size", typed->cluster_size, "default: 1M for a compressed full, else 64K", "BYTES", how);
   add_flag(app, "--buffered", typed->buffered, "write through the page cache, not direct I/O", how);
   add_text(app, "--speed-limit", typed->speed_limit, "at most so many bytes a second; K, M, G", "BYTES", how);
   add_flag(app, "--no-checksum", typed->no_checksum, "do not read the level back for its SHA-256", how);

@@ -63,7 +63,9 @@ class DiskPlanner {
       refuse("this QEMU has no backup that keeps its bitmap (blockdev-backup bitmap-mode=never)",
              "QEMU 4.2 or newer is needed");
     }
-    refuse_migration(vm_, disk_.label);
+    if (auto problem = migration_problem(vm_)) {
+      refuse(problem->text, problem->hint);
+    }
     if (const Job* job = job_on(vm_, disk_)) {
       refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value), "try again when it is over");
     }
@@ -231,16 +233,8 @@ class DiskPlanner {
     return why_size_is_wrong(node_, last, in_.marks_intact);
   }
 
-  /// The backing node that holds the bitmap in place of the disk's own node, if any. A commit brings it back.
   [[nodiscard]] const Node* node_below_snapshot() const {
-    if (levels().empty() || node_.find_bitmap(levels().back().bitmap) != nullptr) {
-      return nullptr;
-    }
-    const std::vector<const Node*> chain = backing_chain(vm_, disk_);
-    const auto found = std::find_if(chain.begin(), chain.end(), [&](const Node* node) {
-      return node->find_bitmap(levels().back().bitmap) != nullptr;
-    });
-    return found == chain.end() ? nullptr : *found;
+    return levels().empty() ? nullptr : holder_below_snapshot(vm_, disk_, levels().back().bitmap);
   }
 
   void refuse_by_folder() const {
@@ -340,8 +334,8 @@ class DiskPlanner {
       warnings_.push_back(about(fmt::format("taking a new full: {}; the old chain moves to {}", reason,
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
-    if (const std::string names = names_of_our_bitmaps(); !names.empty()) {
-      if (replaces && !in_.chain.manifest && !has_bitmap_of(in_.chain.lost_id)) {
+    if (const std::string names = names_of_our_bitmaps(node_); !names.empty()) {
+      if (replaces && !in_.chain.manifest && !has_bitmap_of(node_, in_.chain.lost_id)) {
         warnings_.push_back(
             about(fmt::format("the bitmap {} stays: it may be of the old chain, whose manifest is gone, or of another "
                               "chain of this disk",
@@ -363,21 +357,6 @@ class DiskPlanner {
     return theirs.empty() || ours.empty() || theirs == ours
                ? ""
                : fmt::format("; the chain is of the VM {}, this one is {}", theirs, ours);
-  }
-
-  [[nodiscard]] bool has_bitmap_of(const std::optional<ChainId>& chain) const {
-    return chain && std::any_of(node_.bitmaps.begin(), node_.bitmaps.end(),
-                                [&](const Bitmap& bitmap) { return bitmap.name.starts_with(chain_prefix(*chain)); });
-  }
-
-  [[nodiscard]] std::string names_of_our_bitmaps() const {
-    std::string names;
-    for (const Bitmap& bitmap : node_.bitmaps) {
-      if (parse_chain_level(bitmap.name.value)) {
-        names += (names.empty() ? "" : ", ") + bitmap.name.value;
-      }
-    }
-    return names;
   }
 
   DiskPlan plan_incremental() const {

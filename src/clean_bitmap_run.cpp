@@ -28,18 +28,20 @@ ChainOnDisk read_sound_chain(EventLoop& loop, const ChainFiles& files) {
 }
 
 bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap) {
+  const auto named = parse_chain_level(bitmap.value);
   if (!chain) {
-    return parse_chain_level(bitmap.value) || bitmap == kForeignBitmap;
+    return named || bitmap == kForeignBitmap;
   }
   if (!chain->manifest) {
-    return chain->lost_id ? bitmap.starts_with(chain_prefix(*chain->lost_id)) : bitmap == kForeignBitmap;
+    return chain->lost_id ? named && named->chain == *chain->lost_id : bitmap == kForeignBitmap;
   }
-  return bitmap.starts_with(chain_prefix(chain->manifest->chain)) || bitmap == bitmap_to_keep(*chain->manifest);
+  return (named && named->chain == chain->manifest->chain) || bitmap == bitmap_to_keep(*chain->manifest);
 }
 
-/// Nothing is removed then, which must not look like success.
-void warn_of_another_chain(Reporter& reporter, const ChainFiles& files, const ChainOnDisk& chain, const VmState& vm,
-                           const Disk& disk) {
+/// Refuses another VM's chain, and warns of another disk's and of none: that nothing is removed must not look like
+/// success.
+void check_whose_chain(Reporter& reporter, const ChainFiles& files, const ChainOnDisk& chain, const VmState& vm,
+                       const Disk& disk) {
   if (chain.manifest) {
     refuse_other_vm(files.base(), chain.manifest->vm, vm.identity);
     if (chain.manifest->device != disk.label) {
@@ -99,7 +101,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   const Disk disk = find_disk(vm, request.device);
   refuse_while_a_backup_works(vm, disk);
   if (chain) {
-    warn_of_another_chain(reporter, *request.files, *chain, vm, disk);
+    check_whose_chain(reporter, *request.files, *chain, vm, disk);
   }
   refuse_while_in_use(vm, disk, chain);
   nlohmann::json removed = nlohmann::json::array();

@@ -23,7 +23,8 @@ namespace {
 
 constexpr auto kFooter = R"(Examples:
   qmpbackup -socket /run/vm1.qmp -backupFile /backup/vm1 -deviceToBackup drive0
-      a full; and -inc 0 the first incremental; every night: -inc auto
+      a full; with -inc 0 the first incremental; every night with -inc auto:
+      the next level, or a full where none is possible
   qmpbackup restore -backupFile /backup/vm1 --output restored.qcow2
       or without qmpbackup: qemu-img convert -O qcow2 FILE restored.qcow2
 

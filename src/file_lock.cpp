@@ -28,7 +28,8 @@ bool is_still_named(const UniqueFd& fd, const std::string& path) {
 }  // namespace
 
 FileLock::FileLock(const std::string& path) : path_(path) {
-  do {
+  constexpr int kRounds = 10;  // more than other runs need; some file systems number a file anew at each look
+  for (int round = 0; round == 0 || (round < kRounds && !is_still_named(fd_, path)); ++round) {
     fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0600));
     made_ = fd_.is_open();
     if (!made_) {
@@ -46,12 +47,12 @@ FileLock::FileLock(const std::string& path) : path_(path) {
         throw_errno("lock", path);
       }
     }
-  } while (!is_still_named(fd_, path));
+  }
 }
 
 FileLock::~FileLock() {
   struct stat info {};
-  if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0) {
+  if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0 && is_still_named(fd_, path_)) {
     ::unlink(path_.c_str());
   }
 }

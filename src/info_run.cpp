@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "qmpbackup/chain_on_disk.hpp"
-#include "qmpbackup/errors.hpp"
 #include "qmpbackup/session.hpp"
 #include "qmpbackup/table.hpp"
 
@@ -30,10 +29,8 @@ std::string describe(const Bitmap& bitmap) {
 
 /// What a backup of the disk would meet now.
 std::string outlook(const VmState& vm, const Disk& disk, const Node& node) {
-  try {
-    refuse_migration(vm, disk.label);
-  } catch (const ChainError& error) {
-    return fmt::format("no backup now: {}", error.hint());
+  if (const auto problem = migration_problem(vm)) {
+    return fmt::format("no backup now: {}; {}", problem->text, problem->hint);
   }
   if (const Job* job = job_on(vm, disk)) {
     return fmt::format("no backup now: the {} job {} works on it", job->type, job->id.value);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "qmpbackup/bitmap_marks.hpp"
 
 namespace qmpbackup {
@@ -23,6 +25,32 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
     return fmt::format("the bitmap for level {} is busy: something else uses it", level);
   }
   return {};
+}
+
+const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const BitmapName& bitmap) {
+  for (const Node* node : backing_chain(vm, disk)) {  // the disk's own node first
+    if (node->find_bitmap(bitmap) != nullptr) {
+      return node->name == disk.node ? nullptr : node;
+    }
+  }
+  return nullptr;
+}
+
+bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain) {
+  return chain && std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [&](const Bitmap& bitmap) {
+           const auto named = parse_chain_level(bitmap.name.value);
+           return named && named->chain == *chain;
+         });
+}
+
+std::string names_of_our_bitmaps(const Node& node) {
+  std::string names;
+  for (const Bitmap& bitmap : node.bitmaps) {
+    if (parse_chain_level(bitmap.name.value)) {
+      names += (names.empty() ? "" : ", ") + bitmap.name.value;
+    }
+  }
+  return names;
 }
 
 std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::optional<bool> marks_intact) {

@@ -291,20 +291,21 @@ ByteCount allocated_bytes(const VmState& vm, const Disk& disk) {
   return std::min(sum, virtual_size);
 }
 
-void refuse_migration(const VmState& vm, const std::string& label) {
+std::optional<MigrationProblem> migration_problem(const VmState& vm) {
   static constexpr std::array kUnderWay{"setup",           "active",          "pre-switchover",   "device",
                                         "postcopy-active", "postcopy-paused", "postcopy-recover", "colo",
                                         "wait-unplug",     "cancelling"};
   if (std::find(kUnderWay.begin(), kUnderWay.end(), vm.migration_status) != kUnderWay.end()) {
-    throw ChainError(fmt::format("{}: a migration is under way ({})", label, vm.migration_status),
-                     "try again when it is over");
+    return MigrationProblem{fmt::format("a migration is under way ({})", vm.migration_status),
+                            "try again when it is over"};
   }
   // A paused VM whose migration was cancelled stays in "postmigrate" too, but has its disks back.
   const bool given_away = vm.status == "postmigrate" && vm.migration_status == "completed";
   if (vm.status == "inmigrate" || vm.status == "finish-migrate" || given_away) {
-    throw ChainError(fmt::format("{}: the VM is in state {}: its disks belong to another QEMU", label, vm.status),
-                     "back it up where it runs");
+    return MigrationProblem{fmt::format("the VM is in state {}: its disks belong to another QEMU", vm.status),
+                            "back it up where it runs"};
   }
+  return std::nullopt;
 }
 
 const Job* job_on(const VmState& vm, const Disk& disk) {

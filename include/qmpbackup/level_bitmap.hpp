@@ -14,6 +14,15 @@ namespace qmpbackup {
 /// Why the last level's bitmap cannot carry the next level; empty when it can.
 std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last);
 
+/// The backing node that holds the bitmap in place of the disk's own node, if any: below a snapshot. A commit brings it
+/// back.
+const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const BitmapName& bitmap);
+
+/// Whether the node has a bitmap of this chain.
+bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain);
+/// The bitmaps of all our chains on the node, for a message; empty for none.
+std::string names_of_our_bitmaps(const Node& node);
+
 /// Why the disk's size, or a change of it, makes the bitmap useless; empty when it does not. `marks_intact`: of the
 /// bitmap (bitmap_marks.hpp); nothing where that was not looked at.
 std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::optional<bool> marks_intact);

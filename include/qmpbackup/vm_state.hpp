@@ -125,9 +125,13 @@ Disk find_disk(const VmState& vm, const std::string& name);
 /// virtual size; the virtual size where QEMU does not know.
 ByteCount allocated_bytes(const VmState& vm, const Disk& disk);
 
-/// Throws ChainError while the VM's disks cannot be backed up, whichever: they are on their way to another host, say.
-/// `label`: of the disk in question.
-void refuse_migration(const VmState& vm, const std::string& label);
+/// Why no disk of the VM can be backed up while it migrates, and what to do about it.
+struct MigrationProblem {
+  std::string text;
+  std::string hint;
+};
+/// Nothing where no migration is in the way.
+std::optional<MigrationProblem> migration_problem(const VmState& vm);
 
 /// A job that works on the disk's nodes, whosever it is, if any.
 const Job* job_on(const VmState& vm, const Disk& disk);

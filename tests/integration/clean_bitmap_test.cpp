@@ -109,8 +109,12 @@ TEST_F(CleanBitmapTest, Name_That_Only_Begins_Like_Ours_Stays) {
   chain().take(-1);
   add_bitmap("qmpbackup-mine");
   add_bitmap(chain().bitmap(-1) + "-of-theirs");
+  const std::vector<std::string> theirs{chain().bitmap(-1) + "-of-theirs", "qmpbackup-mine"};
+  EXPECT_EQ(clean({"-backupFile", base()}).exit_code, 0);
+  EXPECT_EQ(bitmap_names(), theirs);
+  add_bitmap(chain().bitmap(-1));
   EXPECT_EQ(clean().exit_code, 0);
-  EXPECT_EQ(bitmap_names(), (std::vector<std::string>{chain().bitmap(-1) + "-of-theirs", "qmpbackup-mine"}));
+  EXPECT_EQ(bitmap_names(), theirs);
 }
 
 TEST_F(CleanBitmapTest, Wrong_Base_Is_Said_To_Be_Wrong) {

@@ -260,6 +260,20 @@ TEST_F(CommandsTest, After_A_Merge_Go_On_With_The_Next_Number_On_Top_Of_The_Full
   }
 }
 
+TEST_F(CommandsTest, A_Bitmap_Below_A_Snapshot_Is_Said_To_Be_There) {
+  have_chain_up_to(0);
+  Node overlay = node();
+  overlay.name = {"#block9"};
+  overlay.bitmaps.clear();
+  vm_.nodes.push_back(overlay);
+  vm_.devices[0].root = overlay.name;
+  vm_.edges.push_back({"drive0", "#block9", "root"});
+  vm_.edges.push_back({"#block9", "#block1", "backing"});
+  ask(1);
+  EXPECT_REFUSED(NewFullNeeded,
+                 "the bitmap for level inc0 is on the node #block1, below a snapshot; commit the snapshot");
+}
+
 TEST_F(CommandsTest, Work_On_The_Node_Below_A_Filter) {
   Node filter;
   filter.name = {"limit"};
@@ -290,6 +304,15 @@ TEST_F(CommandsTest, Space_Is_Needed_For_What_Is_Allocated_Or_Dirty_And_A_Margin
   last_bitmap().dirty = kGiB;
   disk_.target.free_bytes = kGiB;
   EXPECT_REFUSED(ChainError, "free");
+}
+
+TEST_F(CommandsTest, Uncompressed_Clusters_Are_Small_Or_Counted_As_A_Whole) {
+  disk_.request.compression = "none";
+  EXPECT_EQ(disk_plan().pending().cluster_size, 64 * kKiB);
+  disk_.target.free_bytes = 300 * kMiB;  // 100 MiB are allocated
+  EXPECT_NO_THROW(plan());
+  disk_.request.cluster_size = kMiB;
+  EXPECT_REFUSED(ChainError, "300.0 MiB free");
 }
 
 TEST_F(CommandsTest, Space_Of_An_Incremental_Counts_Whole_Clusters_Of_The_Target) {

@@ -379,20 +379,6 @@ TEST_F(PlannerTest, Refuses_A_Manifest_Of_A_Newer_Program_Whatever_Is_Asked) {
   }
 }
 
-TEST_F(PlannerTest, A_Bitmap_Below_A_Snapshot_Is_Said_To_Be_There) {
-  have_chain_up_to(0);
-  Node overlay = node();
-  overlay.name = {"#block9"};
-  overlay.bitmaps.clear();
-  vm_.nodes.push_back(overlay);
-  vm_.devices[0].root = overlay.name;
-  vm_.edges.push_back({"drive0", "#block9", "root"});
-  vm_.edges.push_back({"#block9", "#block1", "backing"});
-  ask(1);
-  EXPECT_REFUSED(NewFullNeeded,
-                 "the bitmap for level inc0 is on the node #block1, below a snapshot; commit the snapshot");
-}
-
 TEST_F(PlannerTest, A_Chain_Of_A_VM_With_A_Uuid_Is_Not_For_One_Of_Another_Name_Without) {
   have_chain_up_to(0);
   ask_auto();
@@ -400,15 +386,6 @@ TEST_F(PlannerTest, A_Chain_Of_A_VM_With_A_Uuid_Is_Not_For_One_Of_Another_Name_W
   EXPECT_REFUSED(ChainError, "is a chain of the VM web1");
   vm_.identity.name = "web1";
   EXPECT_NO_THROW(plan());
-}
-
-TEST_F(PlannerTest, Uncompressed_Clusters_Are_Small_Or_Counted_As_A_Whole) {
-  disk_.request.compression = "none";
-  EXPECT_EQ(disk_plan().pending().cluster_size, 64 * kKiB);
-  disk_.target.free_bytes = 300 * kMiB;  // 100 MiB are allocated
-  EXPECT_NO_THROW(plan());
-  disk_.request.cluster_size = kMiB;
-  EXPECT_REFUSED(ChainError, "300.0 MiB free");
 }
 
 }  // namespace
