@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/recovery.hpp"
@@ -52,15 +53,15 @@ void throw_if_failed(Session& session, const Pending& run, const Job* job, bool 
 
 /// What QEMU's events tell in the course of a wait.
 struct News {
-  bool cancelled = false;                   ///< a job of ours
-  std::set<std::string> nodes_of_others{};  ///< with guests' errors that are none of ours
+  bool cancelled = false;                               ///< a job of ours
+  std::set<std::pair<std::string, NodeName>> others{};  ///< devices and nodes whose errors are none of ours
 };
 
 /// Whether the guest's request that failed was to a disk of these runs. The node is the filter of the job, most likely.
 bool is_on_disks_of(Session& session, const std::vector<Pending>& runs, const QmpEvent& event, News& news) {
   const std::string device = event.data.value("device", "");
   const NodeName node{event.data.value("node-name", "")};
-  if (news.nodes_of_others.contains(node.value)) {
+  if (news.others.contains({device, node})) {
     return false;
   }
   for (const Disk& disk : list_disks(look_at_vm(session))) {
@@ -69,7 +70,7 @@ bool is_on_disks_of(Session& session, const std::vector<Pending>& runs, const Qm
       return true;
     }
   }
-  news.nodes_of_others.insert(node.value);
+  news.others.insert({device, node});
   return false;
 }
 

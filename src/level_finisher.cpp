@@ -198,16 +198,19 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   return manifest.levels.back();
 }
 
-void remove_adopted_bitmap(Session& session, const Manifest& manifest) {
+bool remove_adopted_bitmap(Session& session, const Manifest& manifest) {
   const std::vector<LevelRecord>& levels = manifest.levels;
+  bool removed = false;
   if (levels.size() < 2 || levels[levels.size() - 2].bitmap != kForeignBitmap) {
-    return;
+    return removed;
   }
   for (const Node& node : query_nodes(session)) {
     if (node.find_bitmap(kForeignBitmap) != nullptr && node.find_bitmap(levels.back().bitmap) != nullptr) {
       session.client.execute(remove_bitmap(node.name, kForeignBitmap));
+      removed = true;
     }
   }
+  return removed;
 }
 
 void clean_up_after_commit(Session& session, const Manifest& manifest) {

@@ -65,8 +65,8 @@ bool is_empty(const Listing& listing) {
   return listing.levels.empty() && listing.chain.manifest_state == ManifestState::kAbsent && listing.archives.empty();
 }
 
-/// The chains that `base` means.
-std::vector<Listing> find_chains(EventLoop& loop, Reporter& reporter, const std::string& base) {
+/// The chains that `base` means. `some_failed`: of a folder's.
+std::vector<Listing> find_chains(EventLoop& loop, Reporter& reporter, const std::string& base, bool& some_failed) {
   if (!is_folder(base)) {
     return {look(loop, ChainFiles(base))};
   }
@@ -94,6 +94,7 @@ std::vector<Listing> find_chains(EventLoop& loop, Reporter& reporter, const std:
       throw;
     } catch (const Error& error) {  // the other chains are shown all the same
       reporter.warning(fmt::format("{}{} cannot be listed: {}", front, name, error.what()));
+      some_failed = true;
     }
   }
   return listings;
@@ -213,7 +214,11 @@ void print(Reporter& reporter, const Listing& listing) {
 }  // namespace
 
 void run_list(EventLoop& loop, Reporter& reporter, const std::string& base) {
-  const std::vector<Listing> listings = find_chains(loop, reporter, base);
+  bool some_failed = false;
+  const std::vector<Listing> listings = find_chains(loop, reporter, base, some_failed);
+  if (listings.empty() && some_failed) {
+    throw ChainError(fmt::format("no chain in the folder {} can be listed", base), "see the warnings");
+  }
   if (listings.empty() || (listings.size() == 1 && is_empty(listings.front()))) {
     throw ChainError(fmt::format("there is no chain {} {}", is_folder(base) ? "in the folder" : "at", base),
                      "give the -backupFile that the backups were made with, or a folder");
@@ -227,7 +232,7 @@ void run_list(EventLoop& loop, Reporter& reporter, const std::string& base) {
     }
     return;
   }
-  if (listings.size() == 1) {
+  if (listings.size() == 1 && !some_failed) {
     json summary = to_json(listings.front());
     summary["command"] = "list";
     reporter.result({}, std::move(summary));

@@ -22,8 +22,8 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
 void clean_up_after_commit(Session& session, const Manifest& manifest);
 
 /// The bitmap of an adopted chain carries no prefix of ours: it is the one beside the bitmap of the level that was made
-/// from it. Removed when that level is the newest.
-void remove_adopted_bitmap(Session& session, const Manifest& manifest);
+/// from it. Removed when that level is the newest; returns whether it was there.
+bool remove_adopted_bitmap(Session& session, const Manifest& manifest);
 
 /// Takes everything of the run in `pending` back, in QEMU and on disk; the chain is then as it was before the run.
 /// Continues a guest that stopped on an I/O error meanwhile. Signals wait for its end.
