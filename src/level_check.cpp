@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <deque>
 #include <memory>
 
@@ -14,8 +13,6 @@ namespace qmpbackup {
 namespace {
 
 using Kind = ImageRun::Kind;
-
-constexpr std::chrono::hours kLongest{7 * 24};
 
 /// As kWhatIsProved has them, whatever ended first.
 std::vector<std::string> in_order(const std::vector<std::string>& proved) {
@@ -45,7 +42,7 @@ class LevelChecker {
       states_[i].hashed = true;
     }
     while (advance()) {
-      loop_.wait_until([this] { return any_ended(); }, after(kLongest));
+      loop_.wait_until([this] { return any_ended(); }, after(kLongestWork));
     }
   }
 

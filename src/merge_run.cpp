@@ -22,8 +22,6 @@
 namespace qmpbackup {
 namespace {
 
-constexpr std::chrono::hours kLongest{7 * 24};
-
 class Merge {
  public:
   Merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request)
@@ -183,9 +181,9 @@ class Merge {
       }
     });
     refuse_damaged_content();
-    const ProcessResult result = convert.wait(after(kLongest));
+    const ProcessResult result = convert.wait(after(kLongestWork));
     if (result.exit_code != 0) {
-      throw Error(fmt::format("qemu-img convert failed: {}", result.err.substr(0, result.err.find('\n'))),
+      throw Error(fmt::format("qemu-img convert failed: {}", result.reason()),
                   "check the chain with qmpbackup verify, and the free space; the chain is as it was");
     }
     LevelRecord record = top;
@@ -224,10 +222,9 @@ class Merge {
     const auto result = run_process(
         loop_,
         {"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", files_.backing_link(kFullLevel), partial}, -1,
-        after(kLongest), [](std::string_view) {});
+        after(kLongestWork), [](std::string_view) {});
     if (result.exit_code != 0) {
-      throw Error(
-          fmt::format("qemu-img rebase failed on {}: {}", partial, result.err.substr(0, result.err.find('\n'))));
+      throw Error(fmt::format("qemu-img rebase failed on {}: {}", partial, result.reason()));
     }
     refuse_incomplete(partial, record, complete(record));
   }

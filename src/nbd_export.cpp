@@ -9,16 +9,6 @@
 #include "qmpbackup/process.hpp"
 
 namespace qmpbackup {
-namespace {
-
-constexpr std::chrono::hours kLongest{7 * 24};
-
-std::string reason(const ProcessResult& result) {
-  return result.err.empty() ? "no reason given" : result.err.substr(0, result.err.find('\n'));
-}
-
-}  // namespace
-
 void serve_over_nbd(EventLoop& loop, const std::string& image, const std::string& socket,
                     const std::function<void()>& on_served) {
   if (exists(socket)) {
@@ -30,13 +20,13 @@ void serve_over_nbd(EventLoop& loop, const std::string& image, const std::string
   try {
     while (!exists(socket)) {
       if (server.ended()) {
-        throw Error(fmt::format("qemu-nbd does not serve {}: {}", socket, reason(server.wait(after(kLongest)))));
+        throw Error(fmt::format("qemu-nbd does not serve {}: {}", socket, server.wait(after(kLongestWork)).reason()));
       }
       loop.sleep(std::chrono::milliseconds(20));
     }
     on_served();
     served = true;
-    throw Error("qemu-nbd ended by itself: " + reason(server.wait(after(kLongest))));
+    throw Error("qemu-nbd ended by itself: " + server.wait(after(kLongestWork)).reason());
   } catch (const Interrupted&) {
     remove_durably(socket);
     if (!served) {

@@ -162,6 +162,10 @@ pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherite
 
 }  // namespace
 
+std::string ProcessResult::reason() const {
+  return err.empty() ? fmt::format("exit code {}", exit_code) : err.substr(0, err.find('\n'));
+}
+
 struct Process::Running {
   Running(EventLoop& event_loop, const std::vector<std::string>& argv, int inherited, OnOutput on_output,
           std::array<UniqueFd, 2> out_pipe, std::array<UniqueFd, 2> err_pipe)

@@ -13,8 +13,6 @@
 namespace qmpbackup {
 namespace {
 
-constexpr std::chrono::hours kLongest{24};  // reading a large level from a slow disk; a signal ends it at any time
-
 /// The file at descriptor 3: its name may hold anything, and "backing": null keeps the rest of the chain out.
 constexpr auto kLevelAlone =
     R"(json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/dev/fd/3","locking":"off"}})";
@@ -47,10 +45,7 @@ std::vector<std::string> argv_of(ImageRun::Kind kind, ByteCount virtual_size) {
 void throw_if_failed(const ProcessResult& result, std::string_view command, const std::string& path,
                      const std::string& hint = {}) {
   if (result.exit_code != 0) {
-    const std::string words = result.err.substr(0, result.err.find('\n'));
-    throw Error(fmt::format("qemu-img {} failed on {}: {}", command, path,
-                            words.empty() ? fmt::format("exit code {}", result.exit_code) : words),
-                hint);
+    throw Error(fmt::format("qemu-img {} failed on {}: {}", command, path, result.reason()), hint);
   }
 }
 
@@ -125,7 +120,7 @@ ImageRun::ImageRun(EventLoop& loop, Kind kind, const std::string& path, ByteCoun
 
 void ImageRun::finish() {
   constexpr int kOnlyLeaks = 3;  // qemu-img(1)
-  ProcessResult result = process_.wait(after(kLongest));
+  ProcessResult result = process_.wait(after(kLongestWork));
   switch (kind_) {
     case Kind::kCheck:
       if (result.exit_code != kOnlyLeaks) {
@@ -158,7 +153,7 @@ void read_image(EventLoop& loop, const std::string& path, ByteCount virtual_size
 void read_chain_image(EventLoop& loop, const std::vector<std::string>& paths, BelowBy below_by,
                       ByteCount virtual_size) {
   const auto argv = read_argv(chain_image(paths, below_by), virtual_size);
-  throw_if_failed(run_process(loop, argv, -1, after(kLongest), [](std::string_view) {}), "convert", paths.back());
+  throw_if_failed(run_process(loop, argv, -1, after(kLongestWork), [](std::string_view) {}), "convert", paths.back());
 }
 
 }  // namespace qmpbackup

@@ -14,9 +14,6 @@ JobFate fate_of(const Job* job) {
 }
 
 Recovery decide_recovery(const RecoveryFacts& facts) {
-  if (!facts.pending) {
-    return Recovery::kNothing;
-  }
   if (facts.verified) {
     // Killed on the way to the commit. The final file alone: killed after the rename.
     return facts.partial_file || facts.final_file ? Recovery::kCommit : Recovery::kUndo;

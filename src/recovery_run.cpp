@@ -28,7 +28,6 @@ bool is_verified_file(const std::string& path, const Pending& pending) {
 
 RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pending& pending) {
   RecoveryFacts facts;
-  facts.pending = true;
   facts.verified = pending.verified.has_value();
   facts.partial_file = exists(files.in_folder(pending.partial));
   facts.final_file = is_verified_file(files.level_path(pending.level), pending);
@@ -60,8 +59,6 @@ void undo(Session& session, const ChainFiles& files, Manifest& manifest) {
 std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& files, Manifest& manifest) {
   const Recovery decision = decide_recovery(look_for_facts(session, files, *manifest.pending));
   switch (decision) {
-    case Recovery::kNothing:
-      return std::nullopt;
     case Recovery::kUndo:
       undo(session, files, manifest);
       return std::nullopt;

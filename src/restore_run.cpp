@@ -26,8 +26,6 @@
 namespace qmpbackup {
 namespace {
 
-constexpr std::chrono::hours kLongest{7 * 24};
-
 /// Storage that is faster costs less read twice than filling the page cache does; slower storage must be read once.
 constexpr ByteCount kFastStorage = 400 * kMiB;
 
@@ -182,10 +180,9 @@ class Restore {
     make_file([this](const std::string& partial) {
       const auto result =
           run_process(loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), partial},
-                      -1, after(kLongest), [](std::string_view) {});
+                      -1, after(kLongestWork), [](std::string_view) {});
       if (result.exit_code != 0) {
-        throw Error(
-            fmt::format("qemu-img create failed on {}: {}", partial, result.err.substr(0, result.err.find('\n'))));
+        throw Error(fmt::format("qemu-img create failed on {}: {}", partial, result.reason()));
       }
       watch_.throw_if_changed();
     });
@@ -286,22 +283,21 @@ class Restore {
         {"-n", "--target-image-opts", image(),
          fmt::format("driver=raw,cache.direct=on,file.driver={},file.cache.direct=on,file.aio=native,file.filename={}",
                      driver, with_doubled_commas(output))});
-    loop_.wait_until([&] { return opened_ || convert->ended(); }, after(kLongest));
+    loop_.wait_until([&] { return opened_ || convert->ended(); }, after(kLongestWork));
     return opened_ ? std::move(convert) : start_copy(otherwise);
   }
 
   /// Waits for the copy.
   void finish(Process& convert) {
-    const ProcessResult result = convert.wait(after(kLongest));
+    const ProcessResult result = convert.wait(after(kLongestWork));
     reporter_.end_progress();
     if (opened_while_changing_) {
       watch_.throw_if_changed();
     }
     if (result.exit_code != 0) {
       refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
-      throw Error(
-          fmt::format("qemu-img convert to {} failed: {}", output_, result.err.substr(0, result.err.find('\n'))),
-          "no damage is seen in the chain: check the output's storage and free space");
+      throw Error(fmt::format("qemu-img convert to {} failed: {}", output_, result.reason()),
+                  "no damage is seen in the chain: check the output's storage and free space");
     }
   }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -10,9 +11,15 @@
 
 namespace qmpbackup {
 
+/// For a child whose work takes as long as its data is large. A signal to this program ends it at any time.
+inline constexpr std::chrono::hours kLongestWork{7 * 24};
+
 struct ProcessResult {
   int exit_code = 0;  ///< 128+n when a signal n ended it
   std::string err;    ///< the last 4 KiB of its standard error
+
+  /// Why it failed: the first line of that, or the exit code where it said nothing.
+  [[nodiscard]] std::string reason() const;
 };
 
 /// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,

@@ -10,10 +10,9 @@ enum class JobFate { kNone, kWorking, kSucceeded, kFailed };
 
 JobFate fate_of(const Job* job);
 
-/// What a run finds that an earlier one left.
+/// What is found of a run whose intent (`pending`) the manifest holds.
 struct RecoveryFacts {
-  bool pending = false;   ///< the manifest holds the intent of a run
-  bool verified = false;  ///< and says that the level was found complete and on disk
+  bool verified = false;  ///< the manifest says that the level was found complete and on disk
   JobFate job = JobFate::kNone;
   bool target_node = false;  ///< the level's qcow2 node is in QEMU
   bool partial_file = false;
@@ -22,12 +21,11 @@ struct RecoveryFacts {
 
 /// Where to take up an earlier run's work. Steps are those of the commit order.
 enum class Recovery {
-  kNothing,  ///< no run was under way
-  kUndo,     ///< cancel the job, remove node, bitmap and partial file
-  kWait,     ///< the job still works: wait for it, then as kFlush
-  kFlush,    ///< reopen the target read-only, which flushes
-  kSync,     ///< fsync, completeness check
-  kCommit,   ///< rename, manifest
+  kUndo,    ///< cancel the job, remove node, bitmap and partial file
+  kWait,    ///< the job still works: wait for it, then as kFlush
+  kFlush,   ///< reopen the target read-only, which flushes
+  kSync,    ///< fsync, completeness check
+  kCommit,  ///< rename, manifest
 };
 
 Recovery decide_recovery(const RecoveryFacts& facts);

@@ -26,9 +26,6 @@ TEST(Recovery, Fate_Of_A_Job_Is_Told_By_Its_Status_And_Error) {
 
 // The whole table: every combination of facts.
 Recovery expected(const RecoveryFacts& facts) {
-  if (!facts.pending) {
-    return Recovery::kNothing;
-  }
   if (facts.verified) {
     return facts.partial_file || facts.final_file ? Recovery::kCommit : Recovery::kUndo;
   }
@@ -42,21 +39,20 @@ Recovery expected(const RecoveryFacts& facts) {
 }
 
 TEST(Recovery, Decides_Every_Row_Of_The_Table) {
-  for (unsigned bits = 0; bits < 32; ++bits) {
+  for (unsigned bits = 0; bits < 16; ++bits) {
     for (const JobFate job : {JobFate::kNone, JobFate::kWorking, JobFate::kSucceeded, JobFate::kFailed}) {
-      const RecoveryFacts facts{.pending = (bits & 1U) != 0,
-                                .verified = (bits & 2U) != 0,
+      const RecoveryFacts facts{.verified = (bits & 1U) != 0,
                                 .job = job,
-                                .target_node = (bits & 4U) != 0,
-                                .partial_file = (bits & 8U) != 0,
-                                .final_file = (bits & 16U) != 0};
+                                .target_node = (bits & 2U) != 0,
+                                .partial_file = (bits & 4U) != 0,
+                                .final_file = (bits & 8U) != 0};
       EXPECT_EQ(decide_recovery(facts), expected(facts)) << "bits " << bits << " job " << static_cast<int>(job);
     }
   }
 }
 
 TEST(Recovery, Knows_The_Stories_By_Heart) {
-  RecoveryFacts facts{.pending = true};
+  RecoveryFacts facts;
   EXPECT_EQ(decide_recovery(facts), Recovery::kUndo) << "killed right after the intent";
   facts.partial_file = true;
   EXPECT_EQ(decide_recovery(facts), Recovery::kUndo) << "killed before the transaction";
@@ -78,10 +74,8 @@ TEST(Recovery, Knows_The_Stories_By_Heart) {
 
 TEST(Recovery, Never_Finishes_A_Level_That_QEMU_May_Not_Have_Written_Out) {
   // QEMU was killed during or after the copy: no job is left to say that the file is complete.
-  EXPECT_EQ(decide_recovery({.pending = true, .verified = false, .job = JobFate::kNone, .partial_file = true}),
-            Recovery::kUndo);
-  EXPECT_EQ(decide_recovery({.pending = true, .verified = false, .job = JobFate::kNone, .final_file = true}),
-            Recovery::kUndo);
+  EXPECT_EQ(decide_recovery({.verified = false, .job = JobFate::kNone, .partial_file = true}), Recovery::kUndo);
+  EXPECT_EQ(decide_recovery({.verified = false, .job = JobFate::kNone, .final_file = true}), Recovery::kUndo);
 }
 
 const Progress::TimePoint kStart{};
