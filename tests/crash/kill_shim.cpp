@@ -3,9 +3,11 @@
 // Counts the calls of fsync, rename, renameat2, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N
 // (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and says ENOSPC.
 // Programs that the tool starts are left alone. With QMPBACKUP_KILL_SHIM_LIKE_NFS no rename takes RENAME_NOREPLACE.
+// QMPBACKUP_KILL_POWER=FOLDER: the power of that folder's file system goes first, with all that is not written out.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,7 +39,7 @@ class Killer {
   int around(const Call& call) {
     const bool here = count_++ == step_;
     if (here && when_ == When::Before) {
-      ::kill(::getpid(), SIGKILL);
+      kill();
     }
     if (here && when_ == When::Fail) {
       constexpr char said[] = "kill_shim: this step fails\n";
@@ -47,12 +49,23 @@ class Killer {
     }
     const auto result = call();
     if (here && when_ == When::After) {
-      ::kill(::getpid(), SIGKILL);
+      kill();
     }
     return result;
   }
 
  private:
+  static void kill() {
+    if (const char* folder = std::getenv("QMPBACKUP_KILL_POWER")) {
+      constexpr unsigned long kShutdown = _IOR('X', 125, unsigned);  // of ext4
+      constexpr unsigned kNothingIsWrittenOut = 2;
+      if (::ioctl(::open(folder, O_RDONLY), kShutdown, &kNothingIsWrittenOut) != 0) {
+        std::abort();
+      }
+    }
+    ::kill(::getpid(), SIGKILL);
+  }
+
   static bool is_the_tool() {
     char name[32] = {};
     if (FILE* comm = std::fopen("/proc/self/comm", "r")) {

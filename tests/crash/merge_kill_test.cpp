@@ -110,6 +110,42 @@ class Merge : public testing::Test {
   // The merge goes through the second level from the top, so that a level lies on it.
   static int through_of(const Scene& scene) { return scene.levels().at(scene.levels().size() - 2); }
 
+  void kill_around_each_file_step(Scene& scene) {
+    const std::uint64_t step = all_rounds() ? 1 : 7;
+    int kills = 0;
+    int merged = 0;
+    for (std::uint64_t k = crash_seed() % step;; k += step) {
+      ASSERT_NO_FATAL_FAILURE(prepare(scene));
+      const int through = through_of(scene);
+      const int newest = scene.levels().back();
+      const std::string when = k % 2 == 0 ? "before" : "after";
+      std::map<std::string, std::string> environment{{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
+                                                     {"QMPBACKUP_KILL_STEP", std::to_string(k / 2)},
+                                                     {"QMPBACKUP_KILL_WHEN", when}};
+      if (scene.power() != nullptr) {
+        environment["QMPBACKUP_KILL_POWER"] = scene.folder();
+      }
+      const ProgramResult result = merge(scene, through, {}, {.environment = environment});
+      if (result.signal != SIGKILL) {
+        EXPECT_EQ(result.exit_code, 0) << result.err;
+        break;
+      }
+      Scene::count_fault();
+      ++kills;
+      if (scene.power() != nullptr) {
+        scene.power()->power_on();
+      }
+      merged += scene.manifest().value("merged", -1) == through ? 1 : 0;
+      const std::string where = fmt::format("{} file step {}", when, k / 2);
+      EXPECT_EQ(check_with_qemu_img(scene, through, newest), Violations{}) << where;
+      EXPECT_EQ(check_and_go_on(scene), Violations{}) << where << scene.last_words();
+    }
+    EXPECT_GT(kills, 4);
+    EXPECT_GT(merged, 0) << "no kill came after the commit";
+    EXPECT_LT(merged, kills) << "no kill came before the commit";
+    std::cout << kills << " kills, " << merged << " of them after the commit\n";
+  }
+
   std::map<int, std::string> contents_;
 };
 
@@ -117,33 +153,13 @@ class Merge : public testing::Test {
 
 TEST_F(Merge, Killed_Around_Each_File_Step_Leaves_The_Old_Chain_Or_The_New_One) {
   Scene scene(crash_seed());
-  const std::uint64_t step = all_rounds() ? 1 : 7;
-  int kills = 0;
-  int merged = 0;
-  for (std::uint64_t k = crash_seed() % step;; k += step) {
-    ASSERT_NO_FATAL_FAILURE(prepare(scene));
-    const int through = through_of(scene);
-    const int newest = scene.levels().back();
-    const std::string when = k % 2 == 0 ? "before" : "after";
-    const ProgramResult result = merge(scene, through, {},
-                                       {.environment = {{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
-                                                        {"QMPBACKUP_KILL_STEP", std::to_string(k / 2)},
-                                                        {"QMPBACKUP_KILL_WHEN", when}}});
-    if (result.signal != SIGKILL) {
-      EXPECT_EQ(result.exit_code, 0) << result.err;
-      break;
-    }
-    Scene::count_fault();
-    ++kills;
-    merged += scene.manifest().value("merged", -1) == through ? 1 : 0;
-    const std::string where = fmt::format("{} file step {}", when, k / 2);
-    EXPECT_EQ(check_with_qemu_img(scene, through, newest), Violations{}) << where;
-    EXPECT_EQ(check_and_go_on(scene), Violations{}) << where << scene.last_words();
-  }
-  EXPECT_GT(kills, 4);
-  EXPECT_GT(merged, 0) << "no kill came after the commit";
-  EXPECT_LT(merged, kills) << "no kill came before the commit";
-  std::cout << kills << " kills, " << merged << " of them after the commit\n";
+  kill_around_each_file_step(scene);
+}
+
+TEST_F(Merge, Killed_By_A_Power_Cut_Around_Each_File_Step_Leaves_The_Old_Chain_Or_The_New_One) {
+  Scene scene(crash_seed(), {.powered = true});
+  QMPBACKUP_REQUIRE(scene.power()->problem());
+  kill_around_each_file_step(scene);
 }
 
 TEST_F(Merge, Killed_At_Any_Time_Leaves_The_Old_Chain_Or_The_New_One) {

@@ -120,6 +120,7 @@ Scene::Scene(std::uint64_t seed, SceneOptions options)
     : options_(std::move(options)),
       temp_("/tmp"),
       tmpfs_(options_.tmpfs_bytes == 0 ? nullptr : std::make_unique<TmpfsFolder>(options_.tmpfs_bytes)),
+      power_(options_.powered ? std::make_unique<PoweredFolder>(256 * MiB) : nullptr),
       vm_(temp_, {disk_of(temp_, options_)},
           {.extra_arguments = options_.extra_arguments,
            .start_paused = options_.start_paused,
@@ -138,6 +139,9 @@ Scene::Scene(std::uint64_t seed, SceneOptions options)
       }
     }
   }
+  if (power_ && !power_->problem().empty()) {
+    return;
+  }
   vm_.start();
   new_chain();
   change_disk(20);
@@ -154,8 +158,11 @@ void Scene::new_chain() {
       fs::remove_all(entry.path());
     }
   }
-  folder_ = tmpfs_ ? tmpfs_->path() : temp_ / fmt::format("chain{}", ++chains_);
+  folder_ = tmpfs_ ? tmpfs_->path() : (power_ ? power_->path() : temp_.path()) / fmt::format("chain{}", ++chains_);
   fs::create_directories(folder_);
+  if (power_) {
+    power_->sync();
+  }
   remove_bitmaps();
 }
 

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "crash/known_levels.hpp"
+#include "support/powered_folder.hpp"
 #include "support/program.hpp"
 #include "support/qemu_vm.hpp"
 #include "support/qmp_proxy.hpp"
@@ -53,6 +54,7 @@ struct SceneOptions {
   std::string format = "qcow2";
   std::uint64_t disk_bytes = 4 * MiB;
   std::uint64_t tmpfs_bytes = 0;  // the chain's folder is a tmpfs of that size; 0: an ordinary folder
+  bool powered = false;           // the chain's folder is on a PoweredFolder
   bool start_paused = true;
   bool reads_can_fail = false;                    // with Style::Blockdev: fail_reads() works
   std::string file_node = {};                     // of DiskSpec
@@ -74,6 +76,7 @@ class Scene {
   QmpProxy& proxy() { return proxy_; }
   KnownLevels& known() { return known_; }
   TmpfsFolder* tmpfs() { return tmpfs_.get(); }
+  PoweredFolder* power() { return power_.get(); }
   static constexpr const char* disk = "disk0";
 
   // BASE of the chain at hand. new_chain() goes on in an empty folder, with a disk that has no bitmaps of ours.
@@ -137,6 +140,7 @@ class Scene {
   SceneOptions options_;
   TempFolder temp_;
   std::unique_ptr<TmpfsFolder> tmpfs_;
+  std::unique_ptr<PoweredFolder> power_;
   std::filesystem::path folder_;
   std::unique_ptr<BackgroundProgram> nbdkit_;
   QemuVm vm_;

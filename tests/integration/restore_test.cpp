@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "integration/scenario.hpp"
+#include "support/loop_device.hpp"
 #include "support/unix_socket.hpp"
 
 namespace qmpbackup::test {
@@ -186,28 +187,6 @@ TEST_F(RestoreTest, Export_Refuses_A_Socket_That_Is_There) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(read_file(folder_ / "there"), "precious");
 }
-
-// A block device over a file.
-class LoopDevice {
- public:
-  explicit LoopDevice(const fs::path& file) {
-    const ProgramResult result = run_program({"losetup", "--find", "--show", file});
-    path_ = result.exit_code == 0 ? result.out.substr(0, result.out.find('\n')) : "";
-    problem_ = path_.empty() ? "no loop device: " + result.err : "";
-  }
-  LoopDevice(const LoopDevice&) = delete;
-  LoopDevice& operator=(const LoopDevice&) = delete;
-  ~LoopDevice() {
-    if (!path_.empty()) {
-      run_program({"losetup", "--detach", path_});
-    }
-  }
-  const std::string& path() const { return path_; }
-  const std::string& problem() const { return problem_; }
-
- private:
-  std::string path_, problem_;
-};
 
 class DeviceTest : public RestoreTest {
  protected:

@@ -1,0 +1,44 @@
+// A folder that loses what was not synced when its power is cut.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "support/loop_device.hpp"
+#include "support/temp_folder.hpp"
+
+namespace qmpbackup::test {
+
+// An ext4 file system of its own on a loop device, which writes nothing out before it is told to. Needs root; check it
+// with QMPBACKUP_REQUIRE(folder.problem()).
+class PoweredFolder {
+ public:
+  explicit PoweredFolder(std::uint64_t size_bytes);
+  PoweredFolder(const PoweredFolder&) = delete;
+  PoweredFolder& operator=(const PoweredFolder&) = delete;
+  ~PoweredFolder();
+
+  // Why nothing is mounted; empty when all is well.
+  const std::string& problem() const { return problem_; }
+  const std::filesystem::path& path() const { return mount_point_.path(); }
+
+  // From now on every call on it fails with EIO.
+  void cut_power() const;
+  // It is there again, with what its journal has. Files that are still open stay dead.
+  void power_on();
+  // Writes everything out.
+  void sync() const;
+
+ private:
+  void mount();
+
+  TempFolder image_folder_;
+  TempFolder mount_point_;
+  std::unique_ptr<LoopDevice> device_;
+  bool mounted_ = false;
+  std::string problem_;
+};
+
+}  // namespace qmpbackup::test
