@@ -185,7 +185,7 @@ TargetFolder inspect_target(const ChainFiles& files) {
   target.absolute_path = std::filesystem::absolute(folder).string();
   target.writable = target.exists && is_writable_folder(folder);
   if (target.writable) {
-    target.takes_direct_io = takes_direct_io(folder);
+    target.takes_direct_io = takes_direct_io(folder, files.lock_path());
     target.free_bytes = free_bytes(folder);
   }
   return target;

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
 #include "qmpbackup/files.hpp"
 
@@ -29,20 +28,15 @@ bool is_folder(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-bool takes_direct_io(const std::string& folder) {
-  UniqueFd nameless(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, S_IRUSR | S_IWUSR));
+bool takes_direct_io(const std::string& folder, const std::string& file) {
+  const UniqueFd nameless(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, S_IRUSR | S_IWUSR));
   if (nameless.is_open()) {
     return true;
   }
   if (errno != EOPNOTSUPP && errno != EISDIR) {  // those say: no O_TMPFILE here, which tells nothing about O_DIRECT
     return false;
   }
-  std::string name = folder + "/.qmpbackup-probe-XXXXXX";
-  const UniqueFd probe(::mkostemp(name.data(), O_DIRECT | O_CLOEXEC));
-  if (probe.is_open()) {
-    ::unlink(name.c_str());
-  }
-  return probe.is_open();
+  return UniqueFd(::open(file.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)).is_open();
 }
 
 }  // namespace qmpbackup

@@ -168,7 +168,7 @@ class Merge {
       argv.emplace_back("-c");
       options += compression == "zlib" ? "" : ",compression_type=zstd";
     }
-    if (takes_direct_io(files_.folder())) {
+    if (takes_direct_io(files_.folder(), files_.lock_path())) {
       argv.insert(argv.end(), {"-t", "none"});
     }
     argv.insert(argv.end(), {"-o", options, chain_image(paths, below_by_), partial});

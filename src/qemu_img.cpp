@@ -75,7 +75,7 @@ void make_image(EventLoop& loop, int file, const std::string& path, const ImageF
   if (!format.backing_link.empty()) {
     argv.insert(argv.end(), {"-u", "-F", "qcow2", "-b", format.backing_link});  // -u: it is not opened
   }
-  argv.insert(argv.end(), {"/dev/fd/3", std::to_string(format.virtual_size)});
+  argv.insert(argv.end(), {kInheritedFile, std::to_string(format.virtual_size)});
   ProcessResult result = run_process(loop, argv, file, deadline, [](std::string_view) {});
   // Where it fails it tries to remove /dev/fd/3, says that this failed, and only then why.
   const auto why = result.err.find("/dev/fd/3: ", result.err.find('\n'));

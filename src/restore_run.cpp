@@ -20,6 +20,7 @@
 #include "qmpbackup/level_check.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/nbd_export.hpp"
+#include "qmpbackup/new_file.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
@@ -177,28 +178,28 @@ class Restore {
                       request_.files.base()),
           "leave --overlay out: a copy takes the levels from the folder");
     }
-    make_file([this](const std::string& partial) {
-      const auto result =
-          run_process(loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), partial},
-                      -1, after(kLongestWork), [](std::string_view) {});
+    make_file([this](NewFile& file) {
+      const auto result = run_process(
+          loop_, {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", paths().back(), kInheritedFile},
+          file.fd(), after(kLongestWork), [](std::string_view) {});
       if (result.exit_code != 0) {
-        throw Error(fmt::format("qemu-img create failed on {}: {}", partial, result.reason()));
+        throw Error(fmt::format("qemu-img create failed on {}: {}", output_, result.reason()));
       }
       watch_.throw_if_changed();
     });
   }
 
   void write_file() {
-    make_file([this](const std::string& partial) {
-      const bool direct = takes_direct_io(std::filesystem::path(output_).parent_path().string());
+    make_file([this](NewFile& file) {
+      const bool direct = file.takes_direct_io();
       const std::vector<std::string> into_new_file{"-O",    request_.format, "-t", direct ? "none" : "unsafe",
-                                                   image(), partial};
+                                                   image(), kInheritedFile};
       std::unique_ptr<Process> convert;
       if (direct && request_.format == "raw") {
-        std::filesystem::resize_file(partial, chosen().virtual_size);
-        convert = start_raw_copy("file", partial, into_new_file);
+        file.set_size(chosen().virtual_size);
+        convert = start_raw_copy("file", kInheritedFile, file.fd(), into_new_file);
       } else {
-        convert = start_copy(into_new_file);
+        convert = start_copy(into_new_file, file.fd());
       }
       refuse_damaged_content(
           {.page_cache = reads_directly_ ? PageCache::kDrop : PageCache::kShare, .structure = false});
@@ -206,28 +207,19 @@ class Restore {
     });
   }
 
-  /// Lets `fill` write a partial file, which gets the output's name when it is complete and on disk. Nothing is left of
-  /// it otherwise.
-  void make_file(const std::function<void(const std::string&)>& fill) {
-    const std::string partial = output_ + ".partial";
-    if (exists(partial)) {
-      throw ChainError(fmt::format("{} is in the way: an earlier restore was killed, or another one works", partial),
-                       "remove it when no restore works");
-    }
-    const UniqueFd file = create_exclusively(partial);
+  /// Lets `fill` write a file, which gets the output's name when it is complete and on disk.
+  void make_file(const std::function<void(NewFile&)>& fill) {
+    NewFile file(output_);
     try {
-      fill(partial);
-      sync_file(partial);
-      rename_to_new_durably(partial, output_);
+      fill(file);
     } catch (const Interrupted& signal) {
       reporter_.end_progress();
-      remove_durably(partial);
       throw Interrupted(signal.signal_number(), "nothing is left of the output");
     } catch (const std::exception&) {
       reporter_.end_progress();
-      remove_durably(partial);
       throw;
     }
+    file.keep();
   }
 
   /// O_EXCL on a block device: refused while it is mounted or otherwise in use (open(2)).
@@ -259,7 +251,7 @@ class Restore {
     refuse_damaged_content({.page_cache = PageCache::kShare, .structure = true, .read = true});
     progress_ = Progress("restore", {}, std::chrono::steady_clock::now());
     try {
-      finish(*start_raw_copy("host_device", output_, {"-n", "-O", "raw", "-t", "none", image(), output_}));
+      finish(*start_raw_copy("host_device", output_, -1, {"-n", "-O", "raw", "-t", "none", image(), output_}));
       sync_file(output_);
     } catch (const std::exception&) {
       reporter_.warning(fmt::format("{} holds an unfinished copy, and what it held before is gone", output_));
@@ -267,24 +259,25 @@ class Restore {
     }
   }
 
-  std::unique_ptr<Process> start_copy(const std::vector<std::string>& more) {
+  std::unique_ptr<Process> start_copy(const std::vector<std::string>& more, int inherited) {
     std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W",
                                   "-m",       "16",      "-T", reads_directly_ ? "none" : "writeback"};
     argv.insert(argv.end(), more.begin(), more.end());
-    return std::make_unique<Process>(loop_, argv, -1, [this](std::string_view piece) { show_progress(piece); });
+    return std::make_unique<Process>(loop_, argv, inherited, [this](std::string_view piece) { show_progress(piece); });
   }
 
   /// To a raw image that is there, around the page cache: with Linux AIO, which is faster than QEMU's threads (for
   /// qcow2 it is not). Where that does not begin to copy, as `otherwise` says: QEMU may be built without it, the host
   /// may have no AIO context left, and the image's size may be none for direct access.
-  std::unique_ptr<Process> start_raw_copy(const std::string& driver, const std::string& output,
+  std::unique_ptr<Process> start_raw_copy(const std::string& driver, const std::string& output, int inherited,
                                           const std::vector<std::string>& otherwise) {
     auto convert = start_copy(
         {"-n", "--target-image-opts", image(),
          fmt::format("driver=raw,cache.direct=on,file.driver={},file.cache.direct=on,file.aio=native,file.filename={}",
-                     driver, with_doubled_commas(output))});
+                     driver, with_doubled_commas(output))},
+        inherited);
     loop_.wait_until([&] { return opened_ || convert->ended(); }, after(kLongestWork));
-    return opened_ ? std::move(convert) : start_copy(otherwise);
+    return opened_ ? std::move(convert) : start_copy(otherwise, inherited);
   }
 
   /// Waits for the copy.

@@ -12,7 +12,8 @@ std::optional<ByteCount> free_bytes(const std::string& folder);
 /// Whether this user may create files in the folder.
 bool is_writable_folder(const std::string& folder);
 bool is_folder(const std::string& path);
-/// Whether the folder's file system takes O_DIRECT. Tries it on a file without a name, or one that is removed at once.
-bool takes_direct_io(const std::string& folder);
+/// Whether the folder's file system takes O_DIRECT. Tries it on a file without a name, or, where it has none of these,
+/// on `file` in it; false when that is not there.
+bool takes_direct_io(const std::string& folder, const std::string& file);
 
 }  // namespace qmpbackup

@@ -22,6 +22,9 @@ struct ProcessResult {
   [[nodiscard]] std::string reason() const;
 };
 
+/// How a child opens the descriptor that it inherits, 3, as a file, whatever that is called.
+inline constexpr auto kInheritedFile = "/dev/fd/3";
+
 /// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,
 /// its standard output goes to `on_output` piece by piece while the event loop is waited or polled on. The destructor
 /// kills it; when this program is killed, it gets SIGTERM.
@@ -29,8 +32,7 @@ class Process {
  public:
   using OnOutput = std::function<void(std::string_view)>;
 
-  /// Starts it. Descriptor `inherited`, unless -1, is its descriptor 3: an argument can name that file as /dev/fd/3,
-  /// whatever it is called. Throws Error when it cannot be started.
+  /// Starts it. Descriptor `inherited`, unless -1, is kInheritedFile to it. Throws Error when it cannot be started.
   Process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, OnOutput on_output);
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;

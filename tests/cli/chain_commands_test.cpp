@@ -161,8 +161,6 @@ TEST_F(ChainCommands, Restore_Overwrites_Nothing_And_Needs_A_Folder) {
   expect_refusal(on_chain("restore", {"--output", "{}/d.inc1.qcow2"}), 1, "nothing is overwritten");
   expect_refusal(on_chain("restore", {"--output", "{}/none/o"}), 1, "no folder");
   EXPECT_EQ(read_file(path("o")), "precious");
-  write_file(path("p.partial"), "of a killed run");
-  expect_refusal(on_chain("restore", {"--output", "{}/p"}), 1, "p.partial");
 }
 
 TEST_F(ChainCommands, Restore_Gives_No_File_The_Name_Of_A_Level) {

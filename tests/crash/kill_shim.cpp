@@ -1,9 +1,10 @@
 // Preloaded into the tool (LD_PRELOAD): kills it before or after one of its file steps, or lets that fail.
 //
-// Counts the calls of fsync, rename, renameat2, link, unlink, mkdir and of open with O_CREAT. QMPBACKUP_KILL_STEP=N
-// (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and says ENOSPC.
-// Programs that the tool starts are left alone. With QMPBACKUP_KILL_SHIM_LIKE_NFS no rename takes RENAME_NOREPLACE.
-// QMPBACKUP_KILL_POWER=FOLDER: the power of that folder's file system goes first, with all that is not written out.
+// Counts the calls of fsync, rename, renameat2, link, linkat, unlink, mkdir and of open with O_CREAT or O_TMPFILE.
+// QMPBACKUP_KILL_STEP=N (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and
+// says ENOSPC. Programs that the tool starts are left alone. With QMPBACKUP_KILL_SHIM_LIKE_NFS no rename takes
+// RENAME_NOREPLACE, and every file has a name. QMPBACKUP_KILL_POWER=FOLDER: the power of that folder's file system goes
+// first, with all that is not written out.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -91,11 +92,27 @@ Function* next(const char* name) {
   return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
 }
 
-// The third argument of open, which is there only with O_CREAT.
+bool is_like_nfs() {
+  return std::getenv("QMPBACKUP_KILL_SHIM_LIKE_NFS") != nullptr;
+}
+
+bool is_unnamed(int flags) {
+  return (flags & O_TMPFILE) == O_TMPFILE;
+}
+
+bool makes_a_file(int flags) {
+  return (flags & O_CREAT) != 0 || is_unnamed(flags);
+}
+
+// `mode` is the third argument of open, which is there only where it makes a file.
 template <typename Open>
 int open_as(Open* real, const char* path, int flags, mode_t mode) {
+  if (is_unnamed(flags) && is_like_nfs()) {
+    errno = EOPNOTSUPP;
+    return -1;
+  }
   const auto call = [=] { return real(path, flags, mode); };
-  return (flags & O_CREAT) != 0 ? killer().around(call) : call();
+  return makes_a_file(flags) ? killer().around(call) : call();
 }
 
 }  // namespace
@@ -111,7 +128,7 @@ int rename(const char* from, const char* to) noexcept {
 }
 
 int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
-  if (std::getenv("QMPBACKUP_KILL_SHIM_LIKE_NFS") != nullptr) {
+  if (is_like_nfs()) {
     errno = EINVAL;
     return -1;
   }
@@ -125,6 +142,12 @@ int link(const char* from, const char* to) noexcept {
   return killer().around([=] { return next<int(const char*, const char*)>("link")(from, to); });
 }
 
+int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) noexcept {
+  return killer().around([=] {
+    return next<int(int, const char*, int, const char*, int)>("linkat")(from_folder, from, to_folder, to, flags);
+  });
+}
+
 int unlink(const char* path) noexcept {
   return killer().around([=] { return next<int(const char*)>("unlink")(path); });
 }
@@ -136,7 +159,7 @@ int mkdir(const char* path, mode_t mode) noexcept {
 int open(const char* path, int flags, ...) {
   va_list arguments;
   va_start(arguments, flags);
-  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  const mode_t mode = makes_a_file(flags) ? va_arg(arguments, mode_t) : 0;
   va_end(arguments);
   return open_as(next<int(const char*, int, ...)>("open"), path, flags, mode);
 }
@@ -144,7 +167,7 @@ int open(const char* path, int flags, ...) {
 int open64(const char* path, int flags, ...) {
   va_list arguments;
   va_start(arguments, flags);
-  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  const mode_t mode = makes_a_file(flags) ? va_arg(arguments, mode_t) : 0;
   va_end(arguments);
   return open_as(next<int(const char*, int, ...)>("open64"), path, flags, mode);
 }

@@ -152,10 +152,21 @@ TEST_F(RestoreTest, Raw_Copy_Is_Made_With_Linux_Aio_And_Where_There_Is_None) {
   }
 }
 
+// Whether a process has a file open that has no name.
+bool holds_unnamed_file(pid_t pid) {
+  std::error_code ended;
+  for (const auto& entry : fs::directory_iterator(fmt::format("/proc/{}/fd", pid), ended)) {
+    if (fs::read_symlink(entry.path(), ended).string().ends_with(" (deleted)")) {
+      return true;
+    }
+  }
+  return false;
+}
+
 TEST_F(RestoreTest, File_That_Appears_Meanwhile_Is_Not_Overwritten) {
   const fs::path output = folder_ / "late.raw";
   BackgroundProgram run(restore_command({"--format", "raw", "--output", output}));
-  while (run.running() && !fs::exists(output.string() + ".partial")) {
+  while (run.running() && !holds_unnamed_file(run.pid())) {
   }
   write_file(output, "precious");
   const ProgramResult result = run.wait();

@@ -200,9 +200,9 @@ TEST_F(Files, Are_Seen_For_What_They_Are) {
 }
 
 TEST_F(Files, Trying_Direct_IO_Leaves_Nothing_Behind) {
-  takes_direct_io(folder_.path().string());
+  takes_direct_io(folder_.path().string(), path("none"));
   EXPECT_TRUE(names().empty());
-  EXPECT_FALSE(takes_direct_io(path("none")));
+  EXPECT_FALSE(takes_direct_io(path("none"), path("none")));
 }
 
 TEST_F(Files, Checksum_Equals_That_Of_Sha256sum) {
