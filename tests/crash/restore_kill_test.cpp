@@ -117,8 +117,7 @@ TEST_P(Restore_Kill, At_Any_Time_Leaves_All_Or_Nothing) {
     }
     const ProgramResult result = program.wait();
     if (signal == SIGTERM && result.exit_code == 128 + SIGTERM) {
-      EXPECT_NE(result.err.find("nothing is left of the output"), std::string::npos) << result.err;
-      EXPECT_TRUE(names().empty());
+      EXPECT_TRUE(names().empty()) << result.err;
     }
     ASSERT_NO_FATAL_FAILURE(check_and_restore_again(fmt::format("round {}", round)));
   }
