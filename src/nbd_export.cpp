@@ -9,6 +9,7 @@
 #include "qmpbackup/process.hpp"
 
 namespace qmpbackup {
+
 void serve_over_nbd(EventLoop& loop, const std::string& image, const std::string& socket,
                     const std::function<void()>& on_served) {
   if (exists(socket)) {
