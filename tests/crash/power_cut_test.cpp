@@ -43,7 +43,6 @@ class Power_Cut : public testing::Test {
     if (survivor == Survivor::Nothing) {
       scene().vm().kill();
     }
-    scene().power()->power_on();
     scene().start_again();
   }
 

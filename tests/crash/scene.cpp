@@ -273,6 +273,9 @@ Verdict Scene::end_qemu(int signal, bool socket_goes) {
 }
 
 void Scene::start_again() {
+  if (power_ && power_->is_off()) {
+    power_->power_on();
+  }
   if (!fs::is_symlink(tool_socket_)) {
     fs::create_symlink(proxy_.path(), tool_socket_);
   }

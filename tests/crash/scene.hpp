@@ -103,7 +103,7 @@ class Scene {
   Verdict kill_tool(const Point& point);
   // A killed QEMU leaves its socket behind, or, with `socket_goes`, none that the tool could find.
   Verdict end_qemu(int signal, bool socket_goes);
-  void start_again();  // the VM, if it does not run
+  void start_again();  // the VM, if it does not run, on a storage that has power
   // Nothing but a clean end of QEMU happened in the last run.
   bool bitmaps_survived() const { return bitmaps_survived_; }
 

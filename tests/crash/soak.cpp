@@ -16,6 +16,7 @@
 
 #include "crash/scene.hpp"
 #include "crash/soak_journal.hpp"
+#include "crash/soak_world.hpp"
 
 namespace qmpbackup::test {
 
@@ -63,6 +64,7 @@ class Soak {
         {3, "QEMU killed at a message", &Soak::kill_qemu_at_message},
         {2, "QEMU terminated at a message", &Soak::terminate_qemu_at_message},
         {2, "both killed at a message", &Soak::kill_both_at_message},
+        {3, "power cut at a message", &Soak::cut_power_at_message},
         {1, "QEMU killed between runs", &Soak::kill_qemu},
         {2, "clean restart", &Soak::restart},
         {3, "full target", &Soak::fill_target},
@@ -80,15 +82,8 @@ class Soak {
     constexpr int kSteps = 40;
     const std::uint64_t seed = settings_.seed * 1'000'003 + ++worlds_;
     std::mt19937_64 random(seed);
-    SceneOptions options{.disk_bytes = (1 + random() % 6) * MiB + (random() % 3 == 0 ? 512 * (random() % 300) : 0),
-                         .start_paused = random() % 2 == 0,
-                         .binary = settings_.qemu};
-    options.style = random() % 2 == 0 ? DiskSpec::Style::Drive : DiskSpec::Style::Blockdev;
-    options.format = random() % 4 == 0 ? "raw" : "qcow2";
-    options.tmpfs_bytes = random() % 2 == 0 ? kRoom : 0;
-    journal_.begin_world(fmt::format("world {}: {} bytes of {}, {}, {}", worlds_, options.disk_bytes, options.format,
-                                     options.start_paused ? "paused" : "running",
-                                     options.tmpfs_bytes > 0 ? "tmpfs" : "folder"));
+    const SceneOptions options = random_world(random, settings_.qemu);
+    journal_.begin_world(fmt::format("world {}: {}", worlds_, describe(options)));
     runs_ = !options.start_paused;
     try {
       scene_ = std::make_unique<Scene>(seed, options);
@@ -131,7 +126,7 @@ class Soak {
   }
 
   // Steps.
-  void backup() { expect_success(random_arguments({"-inc", "auto"})); }
+  void backup() { expect_success(random_arguments(*scene_, {"-inc", "auto"})); }
 
   void take_next_level() {
     const auto levels = scene_->levels();
@@ -147,7 +142,7 @@ class Soak {
   }
 
   void write_in_gaps() {
-    const ProgramResult result = run(random_arguments({"-inc", "auto"}), [this](const Point& point) {
+    const ProgramResult result = run(random_arguments(*scene_, {"-inc", "auto"}), [this](const Point& point) {
       if (is_clear_cut(point) && scene_->below(8) == 0) {
         scene_->change_disk(1);
         Scene::count_gap_write();
@@ -175,12 +170,27 @@ class Soak {
     });
   }
 
+  // Needs a powered folder: else an ordinary backup.
+  void cut_power_at_message() {
+    if (scene_->power() == nullptr) {
+      return backup();
+    }
+    harm_at_message([this](const Point& point) {
+      scene_->power()->cut_power();
+      const Verdict verdict = scene_->below(2) == 0 ? scene_->kill_tool(point) : Verdict::Forward;
+      if (scene_->below(2) == 0) {
+        scene_->end_qemu(SIGKILL, false);
+      }
+      return verdict;
+    });
+  }
+
   void harm_at_message(const std::function<Verdict(const Point&)>& harm) {
     constexpr std::uint64_t kMessages = 90;
     do {
       const auto message = static_cast<int>(scene_->below(kMessages));
       const auto moment = static_cast<Moment>(scene_->below(4));
-      run(random_arguments({"-inc", "auto"}), [=, this](const Point& point) {
+      run(random_arguments(*scene_, {"-inc", "auto"}), [=, this](const Point& point) {
         if (point.message != message || point.moment != moment) {
           return Verdict::Forward;
         }
@@ -194,7 +204,7 @@ class Soak {
   void kill_tool_at_time() {
     do {
       scene_->signal_after(std::chrono::milliseconds(scene_->below(400)), SIGKILL);
-      run(random_arguments({"-inc", "auto"}));
+      run(random_arguments(*scene_, {"-inc", "auto"}));
     } while (again());
     recover();
   }
@@ -204,10 +214,15 @@ class Soak {
     do {
       const std::string step = std::to_string(scene_->below(kSteps));
       const char* when = scene_->below(2) == 0 ? "before" : "after";
-      scene_->set_environment(
-          {{"LD_PRELOAD", QMPBACKUP_KILL_SHIM}, {"QMPBACKUP_KILL_STEP", step}, {"QMPBACKUP_KILL_WHEN", when}});
-      note(fmt::format("{} file step {}", when, step));
-      if (run(random_arguments({"-inc", "auto"})).signal == SIGKILL) {
+      const bool cuts_power = scene_->power() != nullptr && scene_->below(2) == 0;
+      std::map<std::string, std::string> environment{
+          {"LD_PRELOAD", QMPBACKUP_KILL_SHIM}, {"QMPBACKUP_KILL_STEP", step}, {"QMPBACKUP_KILL_WHEN", when}};
+      if (cuts_power) {
+        environment["QMPBACKUP_KILL_POWER"] = scene_->folder();
+      }
+      scene_->set_environment(environment);
+      note(fmt::format("{} file step {}{}", when, step, cuts_power ? ", with a power cut" : ""));
+      if (run(random_arguments(*scene_, {"-inc", "auto"})).signal == SIGKILL) {
         Scene::count_fault();
       }
       scene_->set_environment({});
@@ -223,7 +238,7 @@ class Soak {
 
   void interrupt_tool() {
     scene_->signal_after(std::chrono::milliseconds(scene_->below(400)), scene_->below(2) == 0 ? SIGTERM : SIGINT);
-    const ProgramResult result = run(random_arguments({"-inc", "auto"}));
+    const ProgramResult result = run(random_arguments(*scene_, {"-inc", "auto"}));
     // Before the handler is there, the signal simply kills.
     if (result.exit_code != 0 && result.exit_code != 128 + SIGTERM && result.exit_code != 128 + SIGINT) {
       violation({fmt::format("exit code {}: {}", result.exit_code, result.err)});
@@ -248,14 +263,14 @@ class Soak {
     }
     Scene::count_fault();
     scene_->tmpfs()->resize(used_bytes() + scene_->below(24) * 64 * KiB + 4 * KiB);
-    fail_for_lack_of_space(run(random_arguments({"-inc", "auto", "--no-space-check"})));
+    fail_for_lack_of_space(run(random_arguments(*scene_, {"-inc", "auto", "--no-space-check"})));
   }
 
   void fill_target_late() {
     if (scene_->tmpfs() == nullptr) {
       return backup();
     }
-    fail_for_lack_of_space(run(random_arguments({"-inc", "auto"}), [this](const Point& point) {
+    fail_for_lack_of_space(run(random_arguments(*scene_, {"-inc", "auto"}), [this](const Point& point) {
       if (point.command == "blockdev-reopen" && point.moment == Moment::BeforeSending) {
         Scene::count_fault();
         scene_->tmpfs()->resize(used_bytes());
@@ -302,26 +317,10 @@ class Soak {
 
   void begin_chain() {
     scene_->new_chain();
-    expect_success(run(random_arguments({})));
+    expect_success(run(random_arguments(*scene_, {})));
   }
 
   // Tools.
-  std::vector<std::string> random_arguments(std::vector<std::string> arguments) {
-    const auto perhaps = [&](std::initializer_list<std::string> more) {
-      if (scene_->below(4) == 0) {
-        arguments.insert(arguments.end(), more);
-      }
-    };
-    static const std::vector<std::string> compressions = {"none", "zlib", "zstd"};
-    static const std::vector<std::string> clusters = {"4K", "64K", "2M"};
-    perhaps({"--compress", compressions[scene_->below(compressions.size())]});
-    perhaps({"--cluster-size", clusters[scene_->below(clusters.size())]});
-    perhaps({"--buffered"});
-    perhaps({"--no-checksum"});
-    perhaps({"--speed-limit", "8M"});
-    return arguments;
-  }
-
   ProgramResult run(const std::vector<std::string>& arguments, Scene::Meddling meddling = {}) {
     std::string line;
     for (const std::string& argument : arguments) {
@@ -358,8 +357,6 @@ class Soak {
 
   void note(std::string what) { journal_.note(std::move(what)); }
   void violation(const Violations& found) { journal_.violation(found, scene_.get()); }
-
-  static constexpr std::uint64_t kRoom = 256 * MiB;
 
   Settings settings_;
   std::unique_ptr<Scene> scene_;

@@ -66,6 +66,13 @@ void PoweredFolder::cut_power() const {
   on_folder(path(), [](int folder) { return ::ioctl(folder, kShutdown, &kNothingIsWrittenOut); });
 }
 
+bool PoweredFolder::is_off() const {
+  const int fd = ::open(path().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  const bool off = fd < 0 && errno == EIO;
+  ::close(fd);
+  return off;
+}
+
 void PoweredFolder::power_on() {
   ::umount2(path().c_str(), MNT_DETACH);
   mounted_ = false;

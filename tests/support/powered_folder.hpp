@@ -26,6 +26,7 @@ class PoweredFolder {
 
   // From now on every call on it fails with EIO.
   void cut_power() const;
+  bool is_off() const;
   // It is there again, with what its journal has. Files that are still open stay dead.
   void power_on();
   // Writes everything out.
