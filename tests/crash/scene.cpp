@@ -34,8 +34,11 @@ class Figures : public testing::Environment {
 };
 [[maybe_unused]] const auto* const figures = testing::AddGlobalTestEnvironment(new Figures);
 
-DiskSpec disk_of(const TempFolder& folder, const SceneOptions& options) {
-  DiskSpec spec{.id = Scene::disk, .image = folder / "disk.img", .format = options.format, .style = options.style};
+DiskSpec disk_of(const TempFolder& folder, const PoweredFolder* power, const SceneOptions& options) {
+  DiskSpec spec{.id = Scene::disk,
+                .image = (options.powered_disk ? power->path() : folder.path()) / "disk.img",
+                .format = options.format,
+                .style = options.style};
   if (options.reads_can_fail) {
     spec.file_node = fmt::format("driver=nbd,server.type=unix,server.path={}", (folder / "nbd").string());
   }
@@ -121,7 +124,7 @@ Scene::Scene(std::uint64_t seed, SceneOptions options)
       temp_("/tmp"),
       tmpfs_(options_.tmpfs_bytes == 0 ? nullptr : std::make_unique<TmpfsFolder>(options_.tmpfs_bytes)),
       power_(options_.powered ? std::make_unique<PoweredFolder>(256 * MiB) : nullptr),
-      vm_(temp_, {disk_of(temp_, options_)},
+      vm_(temp_, {disk_of(temp_, power_.get(), options_)},
           {.extra_arguments = options_.extra_arguments,
            .start_paused = options_.start_paused,
            .binary = options_.binary}),

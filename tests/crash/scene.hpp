@@ -55,6 +55,7 @@ struct SceneOptions {
   std::uint64_t disk_bytes = 4 * MiB;
   std::uint64_t tmpfs_bytes = 0;  // the chain's folder is a tmpfs of that size; 0: an ordinary folder
   bool powered = false;           // the chain's folder is on a PoweredFolder
+  bool powered_disk = false;      // and so is the VM's disk
   bool start_paused = true;
   bool reads_can_fail = false;                    // with Style::Blockdev: fail_reads() works
   std::string file_node = {};                     // of DiskSpec
