@@ -36,10 +36,10 @@ void on_folder(const fs::path& path, const Call& call) {
 }  // namespace
 
 PoweredFolder::PoweredFolder(std::uint64_t size_bytes) {
-  const fs::path image = image_folder_ / "ext4.img";
-  if (const auto made = run_program({"truncate", "--size", std::to_string(size_bytes), image}); made.exit_code != 0) {
+  if (const auto made = run_program({"truncate", "--size", std::to_string(size_bytes), image()}); made.exit_code != 0) {
     problem_ = made.err;
-  } else if (const auto formatted = run_program({"mkfs.ext4", "-q", "-J", "size=4", image}); formatted.exit_code != 0) {
+  } else if (const auto formatted = run_program({"mkfs.ext4", "-q", "-J", "size=4", image()});
+             formatted.exit_code != 0) {
     problem_ = "mkfs.ext4: " + formatted.err;
   } else {
     mount();
@@ -52,8 +52,12 @@ PoweredFolder::~PoweredFolder() {
   }
 }
 
+fs::path PoweredFolder::image() const {
+  return image_folder_ / std::to_string(copies_);
+}
+
 void PoweredFolder::mount() {
-  device_ = std::make_unique<LoopDevice>(image_folder_ / "ext4.img");
+  device_ = std::make_unique<LoopDevice>(image());
   problem_ = device_->problem();
   if (problem_.empty()) {
     // Neither a timer nor a rename over another file writes anything out.
@@ -74,8 +78,12 @@ bool PoweredFolder::is_off() const {
 }
 
 void PoweredFolder::power_on() {
+  const fs::path old = image();
+  ++copies_;
+  run_checked({"cp", "--sparse=always", old, image()});
   ::umount2(path().c_str(), MNT_DETACH);
   mounted_ = false;
+  fs::remove(old);
   mount();
   if (!problem_.empty()) {
     throw std::runtime_error(problem_);

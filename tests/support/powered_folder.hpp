@@ -27,18 +27,21 @@ class PoweredFolder {
   // From now on every call on it fails with EIO.
   void cut_power() const;
   bool is_off() const;
-  // It is there again, with what its journal has. Files that are still open stay dead.
+  // It is there again, with what its journal has, on a copy of its storage: files that are still open stay dead, and
+  // nothing that the kernel still wants to write for them gets into it.
   void power_on();
   // Writes everything out.
   void sync() const;
 
  private:
   void mount();
+  std::filesystem::path image() const;
 
   TempFolder image_folder_;
   TempFolder mount_point_;
   std::unique_ptr<LoopDevice> device_;
   bool mounted_ = false;
+  int copies_ = 0;
   std::string problem_;
 };
 
