@@ -1,5 +1,5 @@
-// The power goes, and with it whatever was not synced: of the host, of the host but not of QEMU's (the tool dies on
-// another machine), or of the backup storage alone.
+// The power goes, and with it whatever was not synced: of the host, of the tool's machine while QEMU works on another
+// one, or of the backup storage alone.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
