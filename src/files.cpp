@@ -5,16 +5,12 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 
 #include "qmpbackup/clock.hpp"
 #include "qmpbackup/folders.hpp"
@@ -340,38 +336,6 @@ std::string sha256_of_file(const std::string& path, const std::function<void(Byt
     done += static_cast<ByteCount>(got);
     progress(done);
   }
-}
-
-bool storage_reads_at(const std::string& path, ByteCount bytes_per_second) {
-  constexpr ByteCount kEnough = 32 * kMiB;
-  constexpr std::size_t kAlignment = 4096;
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
-  const std::unique_ptr<void, decltype(&std::free)> block(std::aligned_alloc(kAlignment, kMiB), &std::free);
-  const auto start = std::chrono::steady_clock::now();
-  ByteCount done = 0;
-  ssize_t got = 0;
-  while (fd.is_open() && done < kEnough && (got = ::read(fd.get(), block.get(), kMiB)) > 0) {
-    done += static_cast<ByteCount>(got);
-  }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return done > 0 && static_cast<double>(done) >= seconds * static_cast<double>(bytes_per_second);
-}
-
-bool is_in_page_cache(const std::string& path) {
-  constexpr ByteCount kSamples = 64;
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const auto info = regular_file_info(path);
-  if (!fd.is_open() || !info || info->size < kSamples) {
-    return false;
-  }
-  ByteCount there = 0;
-  for (ByteCount i = 0; i < kSamples; ++i) {
-    std::byte byte{};
-    const iovec piece{&byte, 1};
-    const auto offset = static_cast<off_t>(info->size / kSamples * i);
-    there += ::preadv2(fd.get(), &piece, 1, offset, RWF_NOWAIT) == 1 ? 1U : 0U;
-  }
-  return there >= kSamples - kSamples / 8;
 }
 
 void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress) {

@@ -27,9 +27,6 @@
 namespace qmpbackup {
 namespace {
 
-/// Storage that is faster costs less read twice than filling the page cache does; slower storage must be read once.
-constexpr ByteCount kFastStorage = 400 * kMiB;
-
 class Restore {
  public:
   Restore(EventLoop& loop, Reporter& reporter, const RestoreRequest& request, const ChainWatch& watch)
@@ -51,8 +48,6 @@ class Restore {
       return;
     }
     output_ = std::filesystem::absolute(request_.output).string();  // begins with '/': no name is taken for a protocol
-    const std::string full = paths().front();
-    reads_directly_ = !request_.overlay && !is_in_page_cache(full) && storage_reads_at(full, kFastStorage);
     const auto device_size = block_device_size(output_);
     if (request_.overlay) {
       refuse_existing_output();
@@ -201,8 +196,7 @@ class Restore {
       } else {
         convert = start_copy(into_new_file, file.fd());
       }
-      refuse_damaged_content(
-          {.page_cache = reads_directly_ ? PageCache::kDrop : PageCache::kShare, .structure = false});
+      refuse_damaged_content({.page_cache = PageCache::kShare, .structure = false});
       finish(*convert);
     });
   }
@@ -260,8 +254,7 @@ class Restore {
   }
 
   std::unique_ptr<Process> start_copy(const std::vector<std::string>& more, int inherited) {
-    std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W",
-                                  "-m",       "16",      "-T", reads_directly_ ? "none" : "writeback"};
+    std::vector<std::string> argv{"qemu-img", "convert", "-p", "-W", "-m", "16"};
     argv.insert(argv.end(), more.begin(), more.end());
     return std::make_unique<Process>(loop_, argv, inherited, [this](std::string_view piece) { show_progress(piece); });
   }
@@ -366,7 +359,6 @@ class Restore {
   std::vector<LevelView> all_levels_;
   std::string output_;
   bool onto_device_ = false;
-  bool reads_directly_ = false;         ///< the copy and the checksums each for themselves
   bool opened_ = false;                 ///< qemu-img has opened the chain
   bool opened_while_changing_ = false;  ///< perhaps not the files that the checksums are of
   Progress progress_{"restore", {}, std::chrono::steady_clock::now()};

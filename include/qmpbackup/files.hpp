@@ -109,13 +109,6 @@ enum class PageCache {
 std::string sha256_of_file(const std::string& path, const std::function<void(ByteCount)>& progress,
                            PageCache page_cache = PageCache::kDrop);
 
-/// Whether the storage below a file gives direct reads at least so many bytes per second, measured on the file's front.
-/// False where the file cannot be read directly.
-bool storage_reads_at(const std::string& path, ByteCount bytes_per_second);
-
-/// Whether nearly all of a file's content is in the page cache, by a sample. False where it cannot be told.
-bool is_in_page_cache(const std::string& path);
-
 /// Copies a file's content into an existing file of the same file system, sharing blocks where that can. Calls
 /// `progress` as above. Throws FileError.
 void copy_content(const std::string& from, const std::string& to, const std::function<void(ByteCount)>& progress);

@@ -1,0 +1,60 @@
+// Programs that run beside this one.
+#include "qmpbackup/process.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <string>
+
+#include "qmpbackup/errors.hpp"
+
+namespace qmpbackup {
+namespace {
+
+class Processes : public ::testing::Test {
+ protected:
+  ProcessResult run(const std::vector<std::string>& argv) {
+    return run_process(loop_, argv, -1, after(std::chrono::seconds(60)),
+                       [this](std::string_view piece) { out_ += piece; });
+  }
+
+  EventLoop loop_;
+  std::string out_;
+};
+
+TEST_F(Processes, Tell_Why_They_Failed) {
+  const ProcessResult spoken = run({"sh", "-c", "echo result; echo why >&2; echo more >&2; exit 3"});
+  EXPECT_EQ(spoken.exit_code, 3);
+  EXPECT_EQ(spoken.reason(), "why");
+  EXPECT_EQ(out_, "result\n");
+  const ProcessResult killed = run({"sh", "-c", "kill -KILL $$"});
+  EXPECT_EQ(killed.exit_code, 128 + 9);
+  EXPECT_EQ(killed.reason(), "exit code 137");
+}
+
+TEST_F(Processes, That_Are_Not_Installed_Are_Named) {
+  try {
+    run({"qmpbackup-no-such-program"});
+    FAIL() << "it ran";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("qmpbackup-no-such-program"), std::string::npos) << error.what();
+    EXPECT_NE(error.hint(), "");
+  }
+}
+
+// Restores are a fifth slower without that.
+TEST_F(Processes, Keep_Their_Memory_Unless_The_User_Has_Tuned_It) {
+  ASSERT_EQ(::unsetenv("GLIBC_TUNABLES"), 0);
+  EXPECT_EQ(run({"printenv", "GLIBC_TUNABLES"}).exit_code, 0);
+  EXPECT_NE(out_.find("glibc.malloc.mmap_threshold="), std::string::npos) << out_;
+  EXPECT_NE(out_.find("glibc.malloc.hugetlb=1"), std::string::npos) << out_;
+  out_.clear();
+  ASSERT_EQ(::setenv("GLIBC_TUNABLES", "glibc.malloc.check=0", 1), 0);
+  EXPECT_EQ(run({"printenv", "GLIBC_TUNABLES"}).exit_code, 0);
+  EXPECT_EQ(out_, "glibc.malloc.check=0\n");
+  ASSERT_EQ(::unsetenv("GLIBC_TUNABLES"), 0);
+}
+
+}  // namespace
+}  // namespace qmpbackup
