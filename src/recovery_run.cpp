@@ -15,22 +15,27 @@
 namespace qmpbackup {
 namespace {
 
-/// Whether it is the file that was verified: by its inode, or, where that was not kept (a copied folder, some network
-/// file systems), by its content.
-bool is_verified_file(const std::string& path, const Pending& pending) {
+/// Whether the pending level has its final name: known by its inode, or, where that was not kept (a copied folder, some
+/// network file systems), by its content. An old full that has not moved away yet may have the same.
+bool has_final_name(const ChainFiles& files, const Manifest& manifest) {
+  const Pending& pending = *manifest.pending;
+  const std::string path = files.level_path(pending.level);
   const auto info = regular_file_info(path);
   if (!info || info->is_link || !pending.verified || info->size != pending.verified->file_size) {
     return false;
   }
+  const bool is_old = pending.archive && !manifest.levels.empty() &&
+                      !exists(files.archived(*pending.archive).level_path(pending.level));
   return info->inode == pending.inode ||
-         (pending.verified->sha256 && sha256_of_file(path, [](ByteCount) {}) == *pending.verified->sha256);
+         (!is_old && pending.verified->sha256 && sha256_of_file(path, [](ByteCount) {}) == *pending.verified->sha256);
 }
 
-RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Pending& pending) {
+RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Manifest& manifest) {
+  const Pending& pending = *manifest.pending;
   RecoveryFacts facts;
   facts.verified = pending.verified.has_value();
   facts.partial_file = exists(files.in_folder(pending.partial));
-  facts.final_file = is_verified_file(files.level_path(pending.level), pending);
+  facts.final_file = has_final_name(files, manifest);
   const VmState vm = look_at_vm(session);
   facts.job =
       marks_were_lost(vm.nodes, scratch_node(pending.chain)) ? JobFate::kFailed : fate_of(vm.find_job(pending.job));
@@ -57,7 +62,7 @@ void undo(Session& session, const ChainFiles& files, Manifest& manifest) {
 }
 
 std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& files, Manifest& manifest) {
-  const Recovery decision = decide_recovery(look_for_facts(session, files, *manifest.pending));
+  const Recovery decision = decide_recovery(look_for_facts(session, files, manifest));
   switch (decision) {
     case Recovery::kUndo:
       undo(session, files, manifest);

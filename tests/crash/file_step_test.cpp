@@ -6,6 +6,9 @@
 
 #include <iostream>
 
+#include "qmpbackup/chain_files.hpp"
+#include "qmpbackup/manifest.hpp"
+
 #include "crash/kinds.hpp"
 #include "crash/scene.hpp"
 #include "support/images.hpp"
@@ -170,6 +173,20 @@ TEST_P(File_Step, Verified_Level_That_Vanished_Is_Not_Taken_For_Another_File) {
   kill_at_the_commit(scene, GetParam());
   ASSERT_TRUE(is_verified(scene));
   fs::remove(scene.folder() / scene.manifest()["pending"]["partial"].get<std::string>());
+  EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
+}
+
+// Nothing was written since the old full, and by chance its file is the same byte for byte.
+TEST(Old_Full, With_The_Content_Of_A_New_One_That_Vanished_Is_Not_Taken_For_It) {
+  QMPBACKUP_REQUIRE_QEMU();
+  Scene scene(crash_seed());
+  kill_at_the_commit(scene, Kind::NewFullOverBrokenChain);
+  Manifest manifest = parse_manifest(scene.manifest().dump());
+  ASSERT_TRUE(manifest.pending && manifest.pending->verified);
+  fs::remove(scene.folder() / manifest.pending->partial);
+  manifest.pending->verified->sha256 = manifest.levels.front().sha256;
+  manifest.pending->verified->file_size = manifest.levels.front().file_size;
+  write_file(ChainFiles(scene.base()).manifest_path(), format_manifest(manifest));
   EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
 }
 
