@@ -27,7 +27,8 @@ inline constexpr auto kInheritedFile = "/dev/fd/3";
 
 /// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,
 /// its standard output goes to `on_output` piece by piece while the event loop is waited or polled on. The destructor
-/// kills it; when this program is killed, it gets SIGTERM.
+/// kills it; when this program is killed, it gets SIGTERM. Its environment is this program's, with GLIBC_TUNABLES for
+/// qemu-img where there are none.
 class Process {
  public:
   using OnOutput = std::function<void(std::string_view)>;
