@@ -56,6 +56,7 @@ EventLoop::EventLoop() : state_(std::make_unique<State>()) {
     state_->signals.add(SIGHUP);
   }
   (void)std::signal(SIGPIPE, SIG_IGN);
+  (void)std::signal(SIGCHLD, SIG_DFL);  // ignored, as a parent may leave it, a child's exit code is lost
   state_->await_signal();
 }
 

@@ -93,18 +93,22 @@ class Child {
   ~Child() {
     if (pid_ > 0) {
       ::kill(pid_, SIGKILL);
-      ::waitpid(pid_, nullptr, 0);
+    }
+    constexpr int kTries = 500;  // one that hangs in its storage takes a signal late: it is left to init then
+    for (int i = 0; i < kTries && pid_ > 0 && !reap(); ++i) {
+      ::usleep(10'000);
     }
   }
 
   /// Whether it has ended; then exit_code is set.
   bool reap() {
     int status = 0;
-    if (::waitpid(pid_, &status, WNOHANG) != pid_) {
+    const pid_t got = ::waitpid(pid_, &status, WNOHANG);
+    if (got == 0) {
       return false;
     }
     pid_ = -1;
-    exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    exit_code = got < 0 ? 1 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     return true;
   }
 

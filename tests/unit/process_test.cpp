@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <string>
 
@@ -31,6 +32,19 @@ TEST_F(Processes, Tell_Why_They_Failed) {
   const ProcessResult killed = run({"sh", "-c", "kill -KILL $$"});
   EXPECT_EQ(killed.exit_code, 128 + 9);
   EXPECT_EQ(killed.reason(), "exit code 137");
+}
+
+// As daemons leave it to what they start: the kernel then reaps children itself, and their exit codes are lost.
+TEST_F(Processes, Tell_Their_Exit_Codes_Where_The_Parent_Ignored_Them) {
+  ASSERT_NE(std::signal(SIGCHLD, SIG_IGN), SIG_ERR);
+  EventLoop loop;
+  const auto run_in = [](EventLoop& in) {
+    return run_process(in, {"sh", "-c", "exit 3"}, -1, after(std::chrono::seconds(60)), [](std::string_view) {});
+  };
+  EXPECT_EQ(run_in(loop).exit_code, 3);
+  ASSERT_NE(std::signal(SIGCHLD, SIG_IGN), SIG_ERR);
+  EXPECT_NE(run_in(loop).exit_code, 0) << "unknown is no success, and no reason to wait";
+  ASSERT_NE(std::signal(SIGCHLD, SIG_DFL), SIG_ERR);
 }
 
 TEST_F(Processes, That_Are_Not_Installed_Are_Named) {
