@@ -1,6 +1,7 @@
 #include "qmpbackup/qmp_client.hpp"
 
 #include <asio.hpp>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
 
@@ -99,6 +100,11 @@ void QmpClient::Connection::connect() {
   const Deadline deadline = after(timeouts.connect);
   for (const auto& endpoint : endpoints) {
     socket = Socket(loop.context());
+    socket.open(endpoint.protocol(), last_error);
+    if (last_error) {
+      continue;
+    }
+    ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);  // a child that hangs must not keep the monitor busy
     const auto outcome = std::make_shared<std::optional<asio::error_code>>();
     socket.async_connect(endpoint, [outcome](const asio::error_code& error) { *outcome = error; });
     if (!loop.wait_until([&] { return outcome->has_value(); }, deadline)) {
@@ -316,8 +322,13 @@ QmpClient::QmpClient(EventLoop& loop, const QmpAddress& address, Timeouts timeou
 }
 
 QmpClient::~QmpClient() {
+  close();
+}
+
+void QmpClient::close() {
   asio::error_code ignored;
   connection_->socket.close(ignored);
+  connection_->broken = "it was closed";
 }
 
 nlohmann::json QmpClient::execute(const QmpCommand& command, const std::vector<int>& descriptors) {

@@ -62,6 +62,9 @@ class QmpClient {
   /// time that a connection may take (QEMU can be told to stay: -no-shutdown). Drops events.
   void throw_if_qemu_ends();
 
+  /// Gives the monitor free for another client. Every later call throws ConnectionLost.
+  void close();
+
   [[nodiscard]] const std::string& qemu_version() const;
 
  private:

@@ -73,6 +73,21 @@ TEST_F(NeighboursTest, Forged_Completion_Of_Another_Job_Does_Not_End_The_Run) {
   chain().expect_sound(-1);
 }
 
+// One that hangs in its storage would keep the monitor busy for the run that comes to clean up.
+TEST_F(NeighboursTest, Programs_That_A_Run_Starts_Do_Not_Get_Its_Connection) {
+  fs::create_directory(folder_ / "bin");
+  const std::string path = std::getenv("PATH");
+  write_file(folder_ / "bin/qemu-img", "#!/bin/sh\nls -l /proc/$$/fd >> '" + (folder_ / "descriptors").string() +
+                                           "'\nPATH='" + path + "' exec qemu-img \"$@\"\n");
+  fs::permissions(folder_ / "bin/qemu-img", fs::perms::owner_all);
+  const auto run = run_program(backup_command(vm().socket(), base(), "disk0"),
+                               {.environment = {{"PATH", (folder_ / "bin").string() + ":" + path}}});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  const std::string descriptors = read_file(folder_ / "descriptors");
+  EXPECT_NE(descriptors.find("pipe:"), std::string::npos);
+  EXPECT_EQ(descriptors.find("socket:"), std::string::npos) << descriptors;
+}
+
 TEST_F(NeighboursTest, Missed_Events_Do_Not_Hang_The_Run) {
   proxy().on_event([](json&) { return Verdict::Drop; });
   take_through_proxy(-1);
