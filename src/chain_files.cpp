@@ -95,15 +95,13 @@ std::string ChainFiles::backing_link(Level below) const {
 
 std::optional<std::string> ChainFiles::time_of_archive(std::string_view folder_name) const {
   const std::string front = name() + ".";
-  constexpr std::string_view kPattern = "00000000T000000Z";  // 0: any digit; "-2" may follow
-  if (!folder_name.starts_with(front) || folder_name.size() < front.size() + kPattern.size()) {
+  constexpr std::string_view kPattern = "00000000T000000Z";  // "-2" may follow
+  if (!folder_name.starts_with(front)) {
     return std::nullopt;
   }
   const std::string_view time = folder_name.substr(front.size());
-  for (std::size_t i = 0; i < kPattern.size(); ++i) {
-    if (kPattern[i] == '0' ? (time[i] < '0' || time[i] > '9') : time[i] != kPattern[i]) {
-      return std::nullopt;
-    }
+  if (!begins_like(time, kPattern)) {
+    return std::nullopt;
   }
   const std::string_view rest = time.substr(kPattern.size());
   const bool numbered = rest.size() > 1 && rest[0] == '-' && rest.find_first_not_of("0123456789", 1) == rest.npos;

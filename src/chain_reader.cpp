@@ -16,13 +16,14 @@ namespace {
 
 enum class Unreadable { kThrow, kNote };
 
-/// What a run under way names is removed when it is taken back: it must be what such a run makes.
+/// What a run under way names is removed when it is taken back, or moved to: it must be what such a run makes.
 void refuse_foreign_names(const ChainFiles& files, const Manifest& manifest) {
   if (!manifest.pending) {
     return;
   }
   const Pending& run = *manifest.pending;
-  if (run.partial != files.partial_file(run.level) || run.bitmap != level_bitmap(run.chain, run.level)) {
+  if (run.partial != files.partial_file(run.level) ||
+      (run.archive && !files.time_of_archive(fmt::format("{}.{}", files.name(), *run.archive)))) {
     throw ManifestDamaged("'pending' names what no run of this chain makes");
   }
 }

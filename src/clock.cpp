@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <random>
@@ -21,6 +22,8 @@ bool is_a_day(const std::tm& parts) {
 }  // namespace
 
 std::string format_utc(std::time_t time) {
+  constexpr std::time_t kLast = 253402300799;  // of the year 9999: RFC 3339 goes no further
+  time = std::clamp<std::time_t>(time, 0, kLast);
   std::tm parts{};
   gmtime_r(&time, &parts);
   std::array<char, 32> text{};

@@ -79,6 +79,12 @@ NodeName target_file_node(const ChainId& chain) {
 NodeName scratch_node(const ChainId& chain) {
   return {chain_node_prefix(chain) + "-marks"};
 }
+bool begins_like(std::string_view text, std::string_view pattern) {
+  return text.size() >= pattern.size() &&
+         std::equal(pattern.begin(), pattern.end(), text.begin(),
+                    [](char expected, char c) { return expected == '0' ? c >= '0' && c <= '9' : c == expected; });
+}
+
 std::string descriptor_label(const ChainId& chain) {
   return chain_prefix(chain) + "target";
 }

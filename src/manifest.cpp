@@ -170,6 +170,41 @@ Pending parse_pending(json object) {
   return pending;
 }
 
+void refuse_foreign_level(const LevelRecord& record, const ChainId& chain) {
+  constexpr std::string_view kTime = "0000-00-00T00:00:00Z";
+  const auto named = parse_chain_level(record.bitmap.value);
+  if (record.bitmap != kForeignBitmap && !(named && named->chain == chain)) {
+    throw ManifestDamaged(fmt::format("level {} has the bitmap of something else", level_name(record.level)));
+  }
+  if (record.time.size() != kTime.size() || !begins_like(record.time, kTime)) {
+    throw ManifestDamaged(fmt::format("level {} has no time", level_name(record.level)));
+  }
+}
+
+/// What the manifest names is removed, renamed and moved: whoever can write it must not aim that at something else.
+void refuse_foreign_names(const Manifest& manifest) {
+  for (const LevelRecord& record : manifest.levels) {
+    refuse_foreign_level(record, manifest.chain);
+  }
+  if (manifest.pending_merge && (manifest.levels.empty() || manifest.pending_merge->through != manifest.merged)) {
+    throw ManifestDamaged("'pending_merge' is not what was merged");
+  }
+  if (!manifest.pending) {
+    return;
+  }
+  const Pending& run = *manifest.pending;
+  if (run.bitmap != level_bitmap(run.chain, run.level) || run.job != level_job(run.chain, run.level) ||
+      run.node != target_node(run.chain)) {
+    throw ManifestDamaged("'pending' names what no run of this chain makes");
+  }
+  if (run.verified) {
+    refuse_foreign_level(*run.verified, run.chain);
+    if (run.verified->level != run.level || run.verified->bitmap != run.bitmap) {
+      throw ManifestDamaged("'verified' is not the level of 'pending'");
+    }
+  }
+}
+
 /// The fields that this version knows, without those that it only passes on.
 json known_fields(const LevelRecord& record) {
   json object{{"level", record.level.number},
@@ -319,6 +354,7 @@ Manifest parse_manifest(std::string_view text) {
   }
   const std::string expected_checksum = fields.text("checksum");
   manifest.other = fields.rest();
+  refuse_foreign_names(manifest);
   if (checksum(manifest) != expected_checksum) {
     throw ManifestDamaged("its checksum does not match its content");
   }

@@ -21,7 +21,7 @@ struct LevelFile {
   std::string modified{};               ///< RFC 3339 in UTC; empty: no regular file
   bool is_link = false;                 ///< a symbolic link to a regular file
   bool others_may_write = false;
-  std::string unreadable{};  ///< why it cannot be opened (read_chain_to_restore)
+  std::string unreadable{};  ///< why it cannot be read (read_chain_to_restore)
   std::string elsewhere{};  ///< its path, where it is not under its final name yet, or any more (read_chain_to_restore)
 };
 
@@ -68,9 +68,6 @@ LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files);
 /// Throws ChainError where the files do not make a chain.
 Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const ChainId& id, const VmIdentity& vm,
                      const std::string& device);
-
-/// The bitmap of the Go tool of the same name.
-inline const BitmapName kForeignBitmap{"bitmap0"};
 
 /// "2026-11-22T02:00:00Z" -> "20261122T020000Z", as it stands in an archive folder's name.
 std::string compact_time(std::string_view rfc3339);

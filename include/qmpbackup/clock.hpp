@@ -8,7 +8,7 @@
 
 namespace qmpbackup {
 
-/// RFC 3339 in UTC, to the second: "2026-11-22T02:00:00Z".
+/// RFC 3339 in UTC, to the second: "2026-11-22T02:00:00Z". What is before 1970 or after 9999 becomes its limit.
 std::string format_utc(std::time_t time);
 std::string now_utc();
 

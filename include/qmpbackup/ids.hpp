@@ -20,6 +20,9 @@ using NodeName = Name<struct NodeTag>;      ///< a block node's node-name; at mo
 using BitmapName = Name<struct BitmapTag>;  ///< a dirty bitmap's name; at most 255 characters so that it can migrate
 using JobId = Name<struct JobTag>;          ///< starts with a letter; letters, digits, `-`, `.`, `_`
 
+/// The bitmap of the Go tool of the same name.
+inline const BitmapName kForeignBitmap{"bitmap0"};
+
 /// What every name that this program gives to something inside QEMU begins with.
 inline constexpr std::string_view kPrefix = "qmpbackup-";
 
@@ -74,6 +77,8 @@ std::optional<ChainLevel> parse_chain_level(std::string_view name);
 NodeName target_node(const ChainId& chain);
 NodeName target_file_node(const ChainId& chain);
 NodeName scratch_node(const ChainId& chain);
+/// Whether the text begins as the pattern is: any digit for each 0 in that, everything else as it stands there.
+bool begins_like(std::string_view text, std::string_view pattern);
 /// What `add-fd` notes beside each descriptor of a chain.
 std::string descriptor_label(const ChainId& chain);
 

@@ -49,9 +49,9 @@ LevelRecord checked(LevelRecord made) {
 Pending pending_of(const Manifest& manifest) {
   return {.chain = manifest.chain,
           .level = Level{1},
-          .job = {"job"},
-          .node = {"#block362"},
-          .bitmap = {"bitmap"},
+          .job = level_job(manifest.chain, Level{1}),
+          .node = target_node(manifest.chain),
+          .bitmap = level_bitmap(manifest.chain, Level{1}),
           .partial = "drive0.inc1.qcow2.partial",
           .started = "2026-11-23T02:00:00Z",
           .device = "drive0",
@@ -148,9 +148,9 @@ TEST(Manifest, Round_Trip_Keeps_The_Intent_Of_A_Run) {
   const Pending again = *parse_manifest(format_manifest(manifest)).pending;
   EXPECT_EQ(again.chain, manifest.chain);
   EXPECT_EQ(again.level, Level{1});
-  EXPECT_EQ(again.job.value, "job");
-  EXPECT_EQ(again.node.value, "#block362");
-  EXPECT_EQ(again.bitmap.value, "bitmap");
+  EXPECT_EQ(again.job, manifest.pending->job);
+  EXPECT_EQ(again.node, manifest.pending->node);
+  EXPECT_EQ(again.bitmap, manifest.pending->bitmap);
   EXPECT_EQ(again.partial, "drive0.inc1.qcow2.partial");
   EXPECT_EQ(again.started, "2026-11-23T02:00:00Z");
   EXPECT_EQ(again.device, "drive0");
@@ -208,6 +208,37 @@ TEST(Manifest, A_Newer_Format_Is_Refused_By_Its_Number) {
   EXPECT_THROW(parse_manifest(R"({"format": 18446744073709551615})"), ManifestTooNew);
   for (const char* format : {"0", "-1", "null", "\"1\"", "1.5", "true"}) {
     EXPECT_THROW(parse_manifest(std::string(R"({"format": )") + format + "}"), ManifestDamaged) << format;
+  }
+}
+
+// Its checksum anybody can make: what it names is removed, renamed and moved.
+TEST(Manifest, Whose_Names_Are_Those_Of_Something_Else_Is_Damaged) {
+  const auto harmed = [](const std::function<void(Manifest&)>& harm) {
+    Manifest manifest = manifest_of(1);
+    manifest.pending = pending_of(manifest);
+    harm(manifest);
+    return format_manifest(manifest);
+  };
+  EXPECT_NO_THROW(parse_manifest(harmed([](Manifest& m) { m.levels[0].bitmap = kForeignBitmap; }))) << "adopted";
+  const ChainId other = *ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
+  const std::vector<std::function<void(Manifest&)>> harms{
+      [](Manifest& m) { m.levels[0].bitmap = {"foreign"}; },
+      [&](Manifest& m) { m.levels[1].bitmap = level_bitmap(other, Level{0}); },
+      [](Manifest& m) { m.levels[0].time = "x/../../out"; },
+      [](Manifest& m) { m.levels[0].time = ""; },
+      [](Manifest& m) { m.levels[1].time = "+10000-01-01T00:00:00Z"; },
+      [](Manifest& m) { m.pending_merge = PendingMerge{Level{1'000'000}}; },
+      [](Manifest& m) { m.merged = Level{0}, m.pending_merge = PendingMerge{Level{7}}; },
+      [](Manifest& m) { m.merged = Level{0}, m.levels.clear(), m.pending_merge = PendingMerge{Level{0}}; },
+      [](Manifest& m) { m.pending->job = {"backup0"}; },
+      [](Manifest& m) { m.pending->node = {"drive0"}; },
+      [&](Manifest& m) { m.pending->bitmap = level_bitmap(other, Level{1}); },
+      [&](Manifest& m) { m.pending->chain = other; },
+      [](Manifest& m) { m.pending->verified->level = Level{0}; },
+      [](Manifest& m) { m.pending->verified->time = "now"; },
+  };
+  for (std::size_t i = 0; i < harms.size(); ++i) {
+    EXPECT_THROW(parse_manifest(harmed(harms[i])), ManifestDamaged) << i;
   }
 }
 
