@@ -21,8 +21,10 @@ constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 bool is_still_named(const UniqueFd& fd, const std::string& path) {
   struct stat opened {};
   struct stat named {};
-  return ::fstat(fd.get(), &opened) == 0 && ::lstat(path.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
-         opened.st_dev == named.st_dev;
+  if (::fstat(fd.get(), &opened) != 0 || (::lstat(path.c_str(), &named) != 0 && errno != ENOENT)) {
+    throw_errno("look at", path);
+  }
+  return opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
 }
 
 }  // namespace
@@ -51,9 +53,19 @@ FileLock::FileLock(const std::string& path) : path_(path) {
 }
 
 FileLock::~FileLock() {
-  struct stat info {};
-  if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0 && is_still_named(fd_, path_)) {
-    ::unlink(path_.c_str());
+  try {
+    struct stat info {};
+    if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0 && is_still_named(fd_, path_)) {
+      ::unlink(path_.c_str());
+    }
+  } catch (const FileError&) {  // an empty lock does no harm
+  }
+}
+
+void FileLock::require_held() const {
+  if (!is_still_named(fd_, path_)) {
+    throw ChainBusy(fmt::format("{} was removed or replaced while this run held it", path_),
+                    "another run may work on this chain: try again when it has ended");
   }
 }
 

@@ -45,6 +45,32 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+/// Whether something has this name. Throws FileError where that cannot be told: on storage with an error everything
+/// would seem to be gone, and what seems to be gone is moved and removed by other rules.
+bool look_at(const std::string& path, struct stat& info) {
+  if (::lstat(path.c_str(), &info) == 0) {
+    return true;
+  }
+  if (errno != ENOENT && errno != ENOTDIR) {
+    throw_errno("look at", path);
+  }
+  return false;
+}
+
+/// A relative link would lead elsewhere from another folder.
+void link_to_same_target(const std::string& from, const std::string& to) {
+  std::error_code error;
+  const auto target = std::filesystem::canonical(from, error);
+  if (!error && std::filesystem::read_symlink(to, error) != target) {
+    std::filesystem::create_symlink(target, to, error);
+  }
+  if (error) {
+    errno = error.value();
+    throw_errno_between("link", from, to);
+  }
+  sync_folder(folder_of(to));
+}
+
 void write_all(int fd, std::string_view content, const std::string& path) {
   while (!content.empty()) {
     const ssize_t written = ::write(fd, content.data(), content.size());
@@ -131,12 +157,14 @@ void rename_durably(const std::string& from, const std::string& to) {
 }
 
 void link_or_move_durably(const std::string& from, const std::string& to) {
-  if (::link(from.c_str(), to.c_str()) == 0) {
-    sync_folder(folder_of(to));
+  std::error_code none;
+  if (std::filesystem::is_symlink(from, none)) {
+    link_to_same_target(from, to);
     return;
   }
-  const int error = errno;
-  if (error == EEXIST && is_same_file(from, to)) {
+  const int error = ::link(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+  if (error == 0 || (error == EEXIST && is_same_file(from, to))) {
+    sync_folder(folder_of(to));
     return;
   }
   if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK) {
@@ -237,14 +265,13 @@ std::optional<std::string> read_file_if_there(const std::string& path, ByteCount
 
 bool exists(const std::string& path) {
   struct stat info {};
-  return ::lstat(path.c_str(), &info) == 0;
+  return look_at(path, info);
 }
 
 bool is_same_file(const std::string& one, const std::string& other) {
   struct stat a {};
   struct stat b {};
-  return ::lstat(one.c_str(), &a) == 0 && ::lstat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-         a.st_ino == b.st_ino;
+  return look_at(one, a) && look_at(other, b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 std::optional<FileInfo> regular_file_info(const std::string& path) {
@@ -296,7 +323,13 @@ std::vector<std::byte> read_front(const std::string& path, std::size_t size) {
   const UniqueFd fd = open_file(path, O_RDONLY | O_NONBLOCK);
   while (filled < size) {
     const ssize_t got = ::read(fd.get(), front.data() + filled, size - filled);
-    if (got <= 0) {
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      throw_errno("read", path);
+    }
+    if (got == 0) {
       break;
     }
     filled += static_cast<std::size_t>(got);

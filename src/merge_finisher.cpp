@@ -12,10 +12,14 @@
 namespace qmpbackup {
 namespace {
 
-void rename_if_there(const std::string& from, const std::string& to) {
-  if (exists(from)) {
-    rename_durably(from, to);
+/// Gives the level its final name, unless that was done before. Returns whether the file there is the one that was
+/// committed.
+bool put_in_place(const ChainFiles& files, const LevelRecord& record) {
+  if (exists(files.partial_path(record.level))) {
+    rename_durably(files.partial_path(record.level), files.level_path(record.level));
   }
+  const auto info = regular_file_info(files.level_path(record.level));
+  return info && info->size == record.file_size;
 }
 
 }  // namespace
@@ -26,12 +30,13 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   }
   // The order matters to whoever restores meanwhile with qemu-img alone. First the full: what the old levels lay over
   // it is what it holds itself. Then the next level's link past them, then they can go.
-  rename_if_there(files.partial_path(kFullLevel), files.level_path(kFullLevel));
+  const std::vector<LevelRecord>& levels = manifest.levels;
+  const bool holds_all = put_in_place(files, levels.front()) && (levels.size() < 2 || put_in_place(files, levels[1]));
   const Level through = manifest.pending_merge->through;
-  rename_if_there(files.partial_path(through.next()), files.level_path(through.next()));
   std::vector<Level> merged;
   for (const std::string& name : list_folder(files.folder())) {
-    if (const auto level = files.level_of_file(name); level && !level->is_full() && *level <= through) {
+    const auto level = files.level_of_file(name);
+    if (holds_all && level && !level->is_full() && *level <= through) {
       merged.push_back(*level);
     }
   }

@@ -1,6 +1,7 @@
 #include "qmpbackup/verify_run.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -136,9 +137,10 @@ class Verifier {
     }
   }
 
+  /// For want of a right; an error of the storage is damage.
   [[nodiscard]] bool is_unreadable(const LevelView& level) const {
     const LevelFile* file = chain_.file_of(level.record.level);
-    return file != nullptr && !file->unreadable.empty();
+    return file != nullptr && !file->unreadable.empty() && ::access(level.path.c_str(), R_OK) != 0;
   }
 
   void print(const std::string& text) const {

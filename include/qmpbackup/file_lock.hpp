@@ -19,6 +19,9 @@ class FileLock {
   FileLock& operator=(const FileLock&) = delete;
   ~FileLock();
 
+  /// Throws ChainBusy where the file was removed or replaced since: then another run can hold a lock of the same name.
+  void require_held() const;
+
  private:
   std::string path_;
   bool made_ = false;

@@ -46,8 +46,9 @@ void write_durably(const std::string& path, std::string_view content);
 /// Renames within or between folders of one file system, durably. Replaces `to`.
 void rename_durably(const std::string& from, const std::string& to);
 
-/// Gives a file a second name, `to`, durably; where the file system has no hard links, moves it there. Fine when it was
-/// done before. Throws FileError, also when `to` is another file.
+/// Gives a file a second name, `to`, durably; where the file system has no hard links, moves it there. A symbolic link
+/// gets a second one to what it leads to. Fine when it was done before. Throws FileError, also when `to` is another
+/// file.
 void link_or_move_durably(const std::string& from, const std::string& to);
 
 /// Renames durably within a file system, and never replaces: throws FileError where something has the name `to` by now.
@@ -74,7 +75,7 @@ void sync_folder(const std::string& path);
 /// The first `limit` bytes of a file; nothing when there is none. Throws FileError.
 std::optional<std::string> read_file_if_there(const std::string& path, ByteCount limit);
 
-/// Whether something has this name, a dangling link included.
+/// Whether something has this name, a dangling link included. Throws FileError where that cannot be told.
 bool exists(const std::string& path);
 
 /// What a regular file, or a link to one, is like; nothing for anything else.
@@ -87,7 +88,7 @@ struct FileInfo {
 };
 std::optional<FileInfo> regular_file_info(const std::string& path);
 
-/// Whether both paths are names of one file. A symbolic link is no name of what it leads to.
+/// Whether both paths are names of one file. A symbolic link is no name of what it leads to. Throws as above.
 bool is_same_file(const std::string& one, const std::string& other);
 
 /// The size of a block device; nothing when `path` is none.
@@ -96,8 +97,7 @@ std::optional<ByteCount> block_device_size(const std::string& path);
 /// The names in a folder, without "." and ".."; empty where there is no such folder. Throws FileError.
 std::vector<std::string> list_folder(const std::string& path);
 
-/// The front of a file, at most `size` bytes; less where its storage has an error. Throws FileError where it cannot be
-/// opened.
+/// The front of a file, at most `size` bytes. Throws FileError.
 std::vector<std::byte> read_front(const std::string& path, std::size_t size);
 
 enum class PageCache {

@@ -121,6 +121,14 @@ TEST_F(ChainCommands, Verify_Exits_6_For_A_Damaged_Manifest) {
   EXPECT_EQ(on_chain("verify").exit_code, 6);
 }
 
+TEST_F(ChainCommands, Verify_Of_A_Newer_Manifest_Asks_For_The_Newer_Program_And_Not_For_A_Full) {
+  write_file(path("d.chain.json"), R"({"format": 99})");
+  const ProgramResult result = on_chain("verify");
+  EXPECT_EQ(result.exit_code, 6);
+  EXPECT_NE(result.err.find("use the newer qmpbackup"), std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("new full"), std::string::npos) << result.err;
+}
+
 TEST_F(ChainCommands, Restore_Gives_Each_Level_In_Either_Format) {
   for (const int level : {-1, 0, 1}) {
     for (const std::string format : {"qcow2", "raw"}) {

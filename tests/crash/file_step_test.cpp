@@ -152,6 +152,33 @@ TEST_P(File_Step, That_Fails_Loses_Nothing) {
   EXPECT_GT(failures, 2);
 }
 
+// What cannot be looked at is not gone, and no reason to begin a new chain.
+TEST_P(File_Step, Look_That_Fails_Loses_Nothing) {
+  const std::uint64_t stride = all_rounds() ? 1 : 12;
+  Scene scene(crash_seed());
+  int failures = 0;
+  for (std::uint64_t k = crash_seed() % stride;; k += stride) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
+    const std::size_t chains = chain_bases(scene.base()).size();
+    scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
+                           {"QMPBACKUP_KILL_LOOK", fmt::format("{},{}", k, scene.folder().string())}});
+    const ProgramResult result = scene.backup(arguments_of(GetParam()));
+    scene.set_environment({});
+    const std::string where = fmt::format("look {} fails: {}", k, result.err);
+    if (result.err.find("kill_shim") == std::string::npos) {
+      EXPECT_EQ(result.exit_code, 0) << where;
+      break;
+    }
+    Scene::count_fault();
+    ++failures;
+    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+    EXPECT_LE(chain_bases(scene.base()).size(), chains + (GetParam() == Kind::NewFullOverBrokenChain ? 1 : 0)) << where;
+  }
+  EXPECT_GT(failures, 2);
+  std::cout << name_of(GetParam()) << ": " << failures << " looks failed\n";
+}
+
 // The commit of a killed run is repeated by the next one, which may fail too.
 TEST_P(File_Step, That_Fails_While_A_Killed_Commit_Is_Repeated_Loses_Nothing) {
   Scene scene(crash_seed());

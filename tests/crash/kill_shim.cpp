@@ -4,7 +4,8 @@
 // QMPBACKUP_KILL_STEP=N (from 0) names one, QMPBACKUP_KILL_WHEN=before|after the moment; WHEN=fail: it is not done, and
 // says ENOSPC. Programs that the tool starts are left alone. With QMPBACKUP_KILL_SHIM_LIKE_NFS no rename takes
 // RENAME_NOREPLACE, and every file has a name. QMPBACKUP_KILL_POWER=FOLDER: the power of that folder's file system goes
-// first, with all that is not written out.
+// first, with all that is not written out. QMPBACKUP_KILL_LOOK=N,FOLDER: instead, the Nth look at what is in that
+// folder says EIO: a call of stat, lstat, read, or of open without O_CREAT.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,6 +22,20 @@
 namespace {
 
 enum class When { Before, After, Fail };
+
+bool is_the_tool() {
+  char name[32] = {};
+  if (FILE* comm = std::fopen("/proc/self/comm", "r")) {
+    const std::size_t size = std::fread(name, 1, sizeof name - 1, comm);
+    name[size] = '\0';
+    std::fclose(comm);
+  }
+  return std::strcmp(name, "qmpbackup\n") == 0;
+}
+
+void say(const char* text) {
+  (void)!::write(STDERR_FILENO, text, std::strlen(text));
+}
 
 class Killer {
  public:
@@ -43,8 +58,7 @@ class Killer {
       kill();
     }
     if (here && when_ == When::Fail) {
-      constexpr char said[] = "kill_shim: this step fails\n";
-      (void)!::write(STDERR_FILENO, said, sizeof said - 1);
+      say("kill_shim: this step fails\n");
       errno = ENOSPC;
       return -1;
     }
@@ -67,16 +81,6 @@ class Killer {
     ::kill(::getpid(), SIGKILL);
   }
 
-  static bool is_the_tool() {
-    char name[32] = {};
-    if (FILE* comm = std::fopen("/proc/self/comm", "r")) {
-      const std::size_t size = std::fread(name, 1, sizeof name - 1, comm);
-      name[size] = '\0';
-      std::fclose(comm);
-    }
-    return std::strcmp(name, "qmpbackup\n") == 0;
-  }
-
   int step_ = -1;
   When when_ = When::Before;
   int count_ = 0;
@@ -84,6 +88,50 @@ class Killer {
 
 Killer& killer() {
   static Killer instance;
+  return instance;
+}
+
+class Blinder {
+ public:
+  Blinder() {
+    const char* look = std::getenv("QMPBACKUP_KILL_LOOK");
+    folder_ = look == nullptr ? nullptr : std::strchr(look, ',');
+    if (folder_ != nullptr && is_the_tool()) {
+      ++folder_;
+      look_ = std::atoi(look);
+    }
+  }
+
+  // Whether this look fails; errno says why.
+  bool blinds(const char* path) {
+    if (look_ < 0 || std::strncmp(path, folder_, std::strlen(folder_)) != 0 || count_++ != look_) {
+      return false;
+    }
+    say("kill_shim: this look fails\n");
+    errno = EIO;
+    return true;
+  }
+
+  bool blinds(int fd) {
+    if (look_ < 0) {
+      return false;
+    }
+    char link[64];
+    char path[4096];
+    std::snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    const ssize_t size = ::readlink(link, path, sizeof path - 1);
+    path[size < 0 ? 0 : size] = '\0';
+    return blinds(path);
+  }
+
+ private:
+  int look_ = -1;
+  const char* folder_ = nullptr;
+  int count_ = 0;
+};
+
+Blinder& blinder() {
+  static Blinder instance;
   return instance;
 }
 
@@ -112,12 +160,27 @@ int open_as(Open* real, const char* path, int flags, mode_t mode) {
     return -1;
   }
   const auto call = [=] { return real(path, flags, mode); };
-  return makes_a_file(flags) ? killer().around(call) : call();
+  if (makes_a_file(flags)) {
+    return killer().around(call);
+  }
+  return blinder().blinds(path) ? -1 : call();
 }
 
 }  // namespace
 
 extern "C" {
+
+int stat(const char* path, struct stat* info) noexcept {
+  return blinder().blinds(path) ? -1 : next<int(const char*, struct stat*)>("stat")(path, info);
+}
+
+int lstat(const char* path, struct stat* info) noexcept {
+  return blinder().blinds(path) ? -1 : next<int(const char*, struct stat*)>("lstat")(path, info);
+}
+
+ssize_t read(int fd, void* buffer, size_t size) {
+  return blinder().blinds(fd) ? -1 : next<ssize_t(int, void*, size_t)>("read")(fd, buffer, size);
+}
 
 int fsync(int fd) {
   return killer().around([=] { return next<int(int)>("fsync")(fd); });

@@ -156,6 +156,34 @@ TEST_F(Files, Linked_Have_Both_Names_And_Never_Replace_Another_File) {
   EXPECT_EQ(read_file(path("folder/a")), "content");
 }
 
+// From another folder a relative one would lead elsewhere.
+TEST_F(Files, Linked_That_Are_Links_Lead_To_The_Same_File) {
+  fs::create_directories(path("cold"));
+  fs::create_directories(path("chain/archive"));
+  write_file(path("cold/f"), "old");
+  fs::create_symlink("../cold/f", path("chain/f"));
+  fs::create_symlink("../cold/none", path("chain/none"));
+  for (int again = 0; again < 2; ++again) {
+    link_or_move_durably(path("chain/f"), path("chain/archive/f"));
+    EXPECT_EQ(read_file(path("chain/archive/f")), "old");
+  }
+  EXPECT_TRUE(fs::is_symlink(path("chain/f")));
+  EXPECT_THROW(link_or_move_durably(path("chain/none"), path("chain/archive/none")), FileError);
+  write_file(path("chain/archive/taken"), "precious");
+  EXPECT_THROW(link_or_move_durably(path("chain/f"), path("chain/archive/taken")), FileError);
+  EXPECT_EQ(read_file(path("chain/archive/taken")), "precious");
+}
+
+TEST_F(Files, That_Cannot_Be_Looked_At_Are_Not_Told_To_Be_Gone) {
+  fs::create_symlink("loop", path("loop"));
+  EXPECT_TRUE(exists(path("loop")));
+  EXPECT_THROW(exists(path("loop/f")), FileError);
+  EXPECT_THROW(is_same_file(path("loop"), path("loop/f")), FileError);
+  EXPECT_FALSE(exists(path("none")));
+  EXPECT_FALSE(exists(path("none/f")));
+  EXPECT_THROW(read_front(path("."), 512), FileError) << "it opens, and cannot be read";
+}
+
 TEST_F(Files, Absent_Is_Told_Apart_From_Unreadable) {
   EXPECT_FALSE(read_file_if_there(path("none"), kMiB));
   write_file(path("f"), std::string(1000, 'x'));
@@ -261,6 +289,16 @@ TEST_F(Files, A_Lock_Excludes_A_Second_One_At_Once_And_Ends_With_Its_Holder) {
     EXPECT_EQ(mode_of("l"), 0600U);
   }
   EXPECT_NO_THROW(FileLock(path("l")));
+}
+
+TEST_F(Files, A_Lock_That_Was_Removed_Or_Replaced_Is_Not_Held) {
+  const FileLock lock(path("lock"));
+  lock.require_held();
+  fs::rename(path("lock"), path("away"));
+  EXPECT_THROW(lock.require_held(), ChainBusy);
+  const FileLock other(path("lock"));
+  other.require_held();
+  EXPECT_THROW(lock.require_held(), ChainBusy);
 }
 
 TEST_F(Files, A_Lock_That_Nothing_Came_Of_Leaves_No_File) {
