@@ -67,7 +67,7 @@ std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Dis
   } catch (const ConnectError&) {
     throw;
   } catch (const Error&) {
-    remove_leftovers(session, {chain.manifest->chain}, level->bitmap);
+    remove_leftovers(session, {chain.manifest->chain}, bitmaps_to_keep(*chain.manifest, vm.nodes));
     throw;
   }
 }
@@ -142,13 +142,13 @@ nlohmann::json to_json(const std::string& device, const ChainFiles& files, const
 
 class BackupRun {
  public:
-  BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options)
+  BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options, std::span<const FileLock> locks)
       : loop_(loop),
         reporter_(reporter),
         options_(options),
         client_(connect(loop, reporter, options.connection)),
-        session_{
-            loop, reporter, client_, query_features(client_), options.connection.timeouts.reply, options.checksums} {}
+        session_{loop, reporter, client_, query_features(client_), options.connection.timeouts.reply, options.checksums,
+                 locks} {}
 
   void run() {
     std::vector<BackupRequest> open;
@@ -337,9 +337,11 @@ class BackupRun {
       // Perhaps only the connection is gone, perhaps QEMU is.
     }
     const EventLoop::Shield shield(loop_);
+    client_.close();  // QEMU serves one at a time
     try {
       QmpClient client = connect(loop_, reporter_, options_.connection);
-      Session session{loop_, reporter_, client, session_.features, session_.stall_timeout, session_.checksums};
+      Session session{loop_,         reporter_, client, session_.features, session_.stall_timeout, session_.checksums,
+                      session_.locks};
       undo_level(session, plan.files, plan.intent);
     } catch (const NobodyListens&) {
       // QEMU is gone, most likely. The intent stays, for the case that only its socket is: the next run looks.
@@ -381,7 +383,7 @@ void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& option
       locks.emplace_back(request.files.lock_path());
     }
   }
-  BackupRun(loop, reporter, options).run();
+  BackupRun(loop, reporter, options, locks).run();
 }
 
 }  // namespace qmpbackup

@@ -35,7 +35,8 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
   if (!chain->manifest) {
     return chain->lost_id ? named && named->chain == *chain->lost_id : bitmap == kForeignBitmap;
   }
-  return (named && named->chain == chain->manifest->chain) || bitmap == bitmap_to_keep(*chain->manifest);
+  const LevelRecord* last = chain->manifest->last();
+  return (named && named->chain == chain->manifest->chain) || (last != nullptr && bitmap == last->bitmap);
 }
 
 /// Refuses another VM's chain, and warns of another disk's and of none: that nothing is removed must not look like
@@ -94,6 +95,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   QmpClient client = connect(loop, reporter, request.connection);
   Session session{loop, reporter, client, query_features(client), request.connection.timeouts.reply};
   if (lock) {
+    session.locks = {&*lock, 1};
     recover_chain(session, *request.files);
     chain = read_sound_chain(loop, *request.files);
   }
@@ -131,7 +133,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
     }
   }
   if (!request.dry_run) {  // what else a run of these chains left, which may have been killed, and its files deleted
-    for (const std::string& leftover : remove_leftovers(session, {chains.begin(), chains.end()}, std::nullopt)) {
+    for (const std::string& leftover : remove_leftovers(session, {chains.begin(), chains.end()}, {})) {
       reporter.note(fmt::format("{}: removed the {} of an earlier run", disk.label, leftover));
     }
   }

@@ -8,10 +8,31 @@
 
 namespace qmpbackup {
 
+namespace {
+
+/// Of the chain that `last` is of.
+std::optional<Level> level_of_newer_bitmap(const Node& node, const LevelRecord& last) {
+  const auto known = parse_chain_level(last.bitmap.value);
+  std::optional<Level> newest;
+  for (const Bitmap& bitmap : node.bitmaps) {
+    const auto named = parse_chain_level(bitmap.name.value);
+    if (known && named && named->chain == known->chain && named->level > known->level) {
+      newest = std::max(newest.value_or(named->level), named->level);
+    }
+  }
+  return newest;
+}
+
+}  // namespace
+
 std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
   const Bitmap* bitmap = node.find_bitmap(last.bitmap);
   const std::string level = level_name(last.level);
   if (bitmap == nullptr) {
+    if (const auto newer = level_of_newer_bitmap(node, last)) {
+      return fmt::format("the disk has the bitmap of level {}, which is not here: this is an older copy of the chain",
+                         level_name(*newer));
+    }
     return fmt::format("no bitmap for level {} (QEMU was killed since, it was removed, or the disk is another one?)",
                        level);
   }
@@ -34,6 +55,26 @@ const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const Bit
     }
   }
   return nullptr;
+}
+
+std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vector<Node>& nodes) {
+  const LevelRecord* last = manifest.last();
+  if (last == nullptr) {
+    return {};
+  }
+  const bool has_last = std::any_of(nodes.begin(), nodes.end(),
+                                    [&](const Node& node) { return node.find_bitmap(last->bitmap) != nullptr; });
+  std::vector<BitmapName> keep{last->bitmap};
+  for (const Node& node : nodes) {
+    for (const Bitmap& bitmap : node.bitmaps) {
+      const auto named = parse_chain_level(bitmap.name.value);
+      const Level next = manifest.next_level();
+      if (named && named->chain == manifest.chain && (named->level > next || (named->level == next && !has_last))) {
+        keep.push_back(bitmap.name);
+      }
+    }
+  }
+  return keep;
 }
 
 bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain) {

@@ -10,6 +10,7 @@
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {
@@ -125,6 +126,11 @@ void commit(const ChainFiles& files, Manifest& manifest) {
     }
     rename_to_new_durably(partial, files.level_path(pending.level));
   }
+  const auto file = regular_file_info(files.level_path(pending.level));
+  if (!file || file->size != pending.verified->file_size) {
+    throw Error(fmt::format("{}: {} is not the file that was written", pending.device, files.level_path(pending.level)),
+                "find out what removed or replaced it, and try again");
+  }
   Manifest next = manifest;
   if (pending.archive && next.chain != pending.chain) {
     next.replaces = next.chain;
@@ -159,6 +165,13 @@ void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pen
   }
 }
 
+/// Before each step that another run would undo, or that would undo another run's.
+void require_locks(const Session& session) {
+  for (const FileLock& lock : session.locks) {
+    lock.require_held();
+  }
+}
+
 bool is_open_in_qemu(Session& session, const NodeName& node) {
   const std::vector<Node> nodes = query_nodes(session);
   return std::any_of(nodes.begin(), nodes.end(), [&](const Node& candidate) { return candidate.name == node; });
@@ -182,11 +195,13 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
     refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kStays);
     Manifest verified = manifest;
     verified.pending->verified = verify_partial(session, files, *manifest.pending);
+    require_locks(session);
     verified.pending->inode = regular_file_info(files.in_folder(manifest.pending->partial)).value_or(FileInfo{}).inode;
     write_durably(files.manifest_path(), format_manifest(verified));
     manifest = std::move(verified);
   }
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
+  require_locks(session);
   refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kGoes);
   commit(files, manifest);
   write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
@@ -217,7 +232,7 @@ void clean_up_after_commit(Session& session, const Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   try {
     remove_adopted_bitmap(session, manifest);  // before the job goes, by which recovery knows that this was not done
-    remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest));
+    remove_leftovers(session, chains_of(manifest), bitmaps_to_keep(manifest, {}));
   } catch (const std::exception& error) {
     session.reporter.warning(
         fmt::format("{}: the level is committed, but QEMU was not cleaned up: {}; the next run does it",
@@ -227,8 +242,9 @@ void clean_up_after_commit(Session& session, const Manifest& manifest) {
 
 void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
+  require_locks(session);
   const Pending pending = *manifest.pending;
-  remove_leftovers(session, {pending.chain}, bitmap_to_keep(manifest));
+  remove_leftovers(session, {pending.chain}, bitmaps_to_keep(manifest, query_nodes(session)));
   continue_guest(session, pending);
   if (is_open_in_qemu(session, pending.node)) {
     remove_durably(files.in_folder(pending.partial));
@@ -255,11 +271,6 @@ std::vector<ChainId> chains_of(const Manifest& manifest) {
     chains.push_back(manifest.pending->chain);
   }
   return chains;
-}
-
-std::optional<BitmapName> bitmap_to_keep(const Manifest& manifest) {
-  const LevelRecord* last = manifest.last();
-  return last == nullptr ? std::nullopt : std::optional(last->bitmap);
 }
 
 }  // namespace qmpbackup

@@ -8,6 +8,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
 #include "qmpbackup/merge_finisher.hpp"
 #include "qmpbackup/recovery.hpp"
@@ -140,7 +141,8 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
     session.reporter.note(
         fmt::format("{}: removed the bitmap {} of an earlier run", manifest.device, kForeignBitmap.value));
   }
-  for (const std::string& removed : remove_leftovers(session, chains_of(manifest), bitmap_to_keep(manifest))) {
+  for (const std::string& removed :
+       remove_leftovers(session, chains_of(manifest), bitmaps_to_keep(manifest, vm.nodes))) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
   }
   remove_partials(session, files, chain.partials);

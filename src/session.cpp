@@ -89,13 +89,14 @@ void remove_nodes(Session& session, const std::vector<ChainId>& chains, std::vec
   }
 }
 
-void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const std::optional<BitmapName>& keep,
+void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const std::vector<BitmapName>& keep,
                     std::vector<std::string>& removed) {
   for (const Node& node : query_nodes(session)) {
     for (const Bitmap& bitmap : node.bitmaps) {
       // Below a snapshot a node is read-only, and QEMU then removes no bitmap that is stored in it: later.
       const bool later = node.read_only && bitmap.persistent;
-      if (!is_level_of(chains, bitmap.name.value) || bitmap.name == keep || later) {
+      const bool kept = std::find(keep.begin(), keep.end(), bitmap.name) != keep.end();
+      if (!is_level_of(chains, bitmap.name.value) || kept || later) {
         continue;
       }
       if (try_execute(session.client, remove_bitmap(node.name, bitmap.name))) {
@@ -192,7 +193,7 @@ std::optional<Job> wait_for_job(Session& session, const JobId& id, Deadline dead
 }
 
 std::vector<std::string> remove_leftovers(Session& session, const std::vector<ChainId>& chains,
-                                          const std::optional<BitmapName>& keep) {
+                                          const std::vector<BitmapName>& keep) {
   std::vector<std::string> removed;
   remove_jobs(session, chains, removed);
   remove_nodes(session, chains, removed);

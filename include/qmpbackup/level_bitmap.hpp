@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "qmpbackup/chain_on_disk.hpp"
 #include "qmpbackup/manifest.hpp"
@@ -17,6 +18,11 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last);
 /// The backing node that holds the bitmap in place of the disk's own node, if any: below a snapshot. A commit brings it
 /// back.
 const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const BitmapName& bitmap);
+
+/// The bitmaps of a chain that are no leftovers: its last level's, and those of levels that the manifest does not know
+/// and that no run under way can have made: the manifest is an older copy then, and elsewhere the chain goes on from
+/// them. A run makes the next level's alone, beside the last one's.
+std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vector<Node>& nodes);
 
 /// Whether the node has a bitmap of this chain.
 bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain);

@@ -32,7 +32,4 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest);
 /// The chains whose things in QEMU this manifest answers for.
 std::vector<ChainId> chains_of(const Manifest& manifest);
 
-/// The bitmap that the next level needs; nothing for a chain without levels.
-std::optional<BitmapName> bitmap_to_keep(const Manifest& manifest);
-
 }  // namespace qmpbackup

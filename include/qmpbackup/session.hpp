@@ -2,10 +2,12 @@
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "qmpbackup/event_loop.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/ids.hpp"
 #include "qmpbackup/manifest.hpp"
 #include "qmpbackup/qmp_client.hpp"
@@ -22,6 +24,7 @@ struct Session {
   VmFeatures features;
   std::chrono::steady_clock::duration stall_timeout;
   bool checksums = true;
+  std::span<const FileLock> locks{};  ///< of the chains that the run changes
 };
 
 /// What this QEMU can do: one query-qmp-schema.
@@ -42,10 +45,10 @@ std::string query_status(QmpClient& client);
 std::optional<Job> wait_for_job(Session& session, const JobId& id, Deadline deadline);
 
 /// Removes what this program left in QEMU for the given chains: cancels and dismisses jobs, deletes nodes, removes
-/// every bitmap but `keep`, closes descriptors. Asks QEMU what there is instead of remembering, so that it serves after
-/// a crash too; jobs go first, because a concluded job is the evidence that its level is complete. Returns what was
-/// removed, a phrase each. Never touches other chains' things.
+/// every bitmap but those to `keep`, closes descriptors. Asks QEMU what there is instead of remembering, so that it
+/// serves after a crash too; jobs go first, because a concluded job is the evidence that its level is complete. Returns
+/// what was removed, a phrase each. Never touches other chains' things.
 std::vector<std::string> remove_leftovers(Session& session, const std::vector<ChainId>& chains,
-                                          const std::optional<BitmapName>& keep);
+                                          const std::vector<BitmapName>& keep);
 
 }  // namespace qmpbackup

@@ -129,6 +129,60 @@ TEST_F(Chain_Damage, Older_Copy_Of_The_Manifest_Is_Refused_And_The_Newest_One_Go
   EXPECT_EQ(scene_->recover_and_check(), Violations{});
 }
 
+// Then another run could hold a lock of the same name.
+TEST_F(Chain_Damage, Lock_That_Is_Removed_During_A_Run_Ends_It_And_The_Next_One_Goes_On) {
+  for (const char* command : {"query-jobs", "blockdev-reopen", "blockdev-del"}) {
+    begin();
+    const ProgramResult ended = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+      if (point.command == command && point.moment == Moment::Answered) {
+        fs::remove(file(".lock"));
+      }
+      return Verdict::Forward;
+    });
+    EXPECT_EQ(ended.exit_code, 5) << ended.err;
+    EXPECT_NE(ended.err.find("was removed or replaced"), std::string::npos) << ended.err;
+    EXPECT_EQ(scene_->recover_and_check(), Violations{});
+  }
+}
+
+// The chain goes on elsewhere: what it needs is not the copy's to clear away, whatever the copy thinks is under way.
+TEST_F(Chain_Damage, Older_Copy_Of_The_Folder_Is_Refused_And_The_Chain_Itself_Goes_On) {
+  for (const bool copied_during_a_run : {false, true}) {
+    for (const int newer_levels : {1, 2}) {
+      begin();
+      const fs::path copy = scene_->everything() / "copy";
+      fs::remove_all(copy);
+      if (copied_during_a_run) {
+        scene_->backup({"-inc", "1"}, [&](const Point& point) {
+          if (point.command != "query-jobs" || point.moment != Moment::BeforeSending || fs::exists(copy) ||
+              !scene_->manifest().contains("pending")) {
+            return Verdict::Forward;
+          }
+          fs::copy(scene_->folder(), copy);
+          return Verdict::Forward;
+        });
+        ASSERT_TRUE(read_manifest(copy / "vm1").contains("pending"));
+      } else {
+        fs::copy(scene_->folder(), copy);
+        ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0);
+      }
+      if (newer_levels == 2) {
+        scene_->change_disk(3);
+        ASSERT_EQ(scene_->backup({"-inc", "2"}).exit_code, 0);
+      }
+      scene_->change_disk(3);
+      auto command = scene_->command({"-inc", "1"});
+      *std::find(command.begin(), command.end(), scene_->base().string()) = (copy / "vm1").string();
+      const ProgramResult refused = run_program(command);
+      EXPECT_EQ(refused.exit_code, 3) << refused.err;
+      EXPECT_NE(refused.err.find("this is an older copy of the chain"), std::string::npos) << refused.err;
+      const std::string next = std::to_string(newer_levels + 1);
+      EXPECT_EQ(scene_->backup({"-inc", next}).exit_code, 0) << scene_->last_words();
+      EXPECT_EQ(scene_->recover_and_check(), Violations{});
+    }
+  }
+}
+
 TEST_F(Chain_Damage, Folder_In_The_Place_Of_The_Manifest_Comes_Back_When_The_New_Full_Fails) {
   begin_long();
   fs::remove(file(".chain.json"));
