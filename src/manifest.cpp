@@ -174,10 +174,10 @@ void refuse_foreign_level(const LevelRecord& record, const ChainId& chain) {
   constexpr std::string_view kTime = "0000-00-00T00:00:00Z";
   const auto named = parse_chain_level(record.bitmap.value);
   if (record.bitmap != kForeignBitmap && !(named && named->chain == chain)) {
-    throw ManifestDamaged(fmt::format("level {} has the bitmap of something else", level_name(record.level)));
+    throw ManifestDamaged(fmt::format("level {} has a bitmap that is none of this chain", level_name(record.level)));
   }
   if (record.time.size() != kTime.size() || !begins_like(record.time, kTime)) {
-    throw ManifestDamaged(fmt::format("level {} has no time", level_name(record.level)));
+    throw ManifestDamaged(fmt::format("level {} has a time that is none", level_name(record.level)));
   }
 }
 

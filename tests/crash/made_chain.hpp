@@ -93,7 +93,7 @@ class MadeChain {
     record.bytes_copied = level.is_full() ? disk_size : place(level.number) == 0 ? kPiece : 2 * kPiece;
     record.file_size = bytes.size();
     record.compression = "none";
-    record.bitmap = {"qmpbackup-of-a-test"};
+    record.bitmap = level_bitmap(manifest_.chain, level);
     record.qemu = "7.2.22";
     record.sha256 = sha256(bytes);
     manifest_.levels.push_back(std::move(record));

@@ -134,6 +134,7 @@ TEST_F(MovingChain, Old_Chain_Is_Whole_At_Each_Step_Of_Its_Way_Into_The_Archive)
     Pending pending = MadeChain::pending_full(*ChainId::parse("1b3c6f52-1d2e-4f60-8a9b-0123456789ab"));
     pending.archive = "20261120T020000Z";
     pending.verified = chain.manifest().levels.front();
+    pending.verified->bitmap = pending.bitmap;
     chain.manifest().pending = pending;
     chain.write_manifest();
     write_file(chain.folder() / pending.partial, "the new full");
