@@ -50,12 +50,19 @@ Deadline after(std::chrono::steady_clock::duration duration) {
 }
 
 EventLoop::EventLoop() : state_(std::make_unique<State>()) {
+  sigset_t wanted;  // a parent may have blocked them
+  sigemptyset(&wanted);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) {
+    sigaddset(&wanted, number);
+  }
+  sigprocmask(SIG_UNBLOCK, &wanted, nullptr);
   state_->signals.add(SIGINT);
   state_->signals.add(SIGTERM);
   if (!is_ignored(SIGHUP)) {
     state_->signals.add(SIGHUP);
   }
   (void)std::signal(SIGPIPE, SIG_IGN);
+  (void)std::signal(SIGXFSZ, SIG_IGN);  // the write then says so
   (void)std::signal(SIGCHLD, SIG_DFL);  // ignored, as a parent may leave it, a child's exit code is lost
   state_->await_signal();
 }

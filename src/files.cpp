@@ -60,8 +60,9 @@ bool look_at(const std::string& path, struct stat& info) {
 /// A relative link would lead elsewhere from another folder.
 void link_to_same_target(const std::string& from, const std::string& to) {
   std::error_code error;
-  const auto target = std::filesystem::canonical(from, error);
-  if (!error && std::filesystem::read_symlink(to, error) != target) {
+  const std::filesystem::path folder = std::filesystem::absolute(folder_of(from), error);
+  const std::filesystem::path target = folder / std::filesystem::read_symlink(from, error);
+  if (!error && !std::filesystem::is_symlink(to, error)) {
     std::filesystem::create_symlink(target, to, error);
   }
   if (error) {
@@ -88,7 +89,11 @@ void write_all(int fd, std::string_view content, const std::string& path) {
 
 void throw_errno(std::string_view what, const std::string& path) {
   const int error = errno;
-  throw FileError(fmt::format("cannot {} {}: {}", what, path, std::strerror(error)), hint_for(error));
+  const std::string message = fmt::format("cannot {} {}: {}", what, path, std::strerror(error));
+  if (error == EMFILE || error == ENFILE || error == ENOMEM) {
+    throw ResourceError(message, "raise the limit of open files (ulimit -n), or free memory");
+  }
+  throw FileError(message, hint_for(error));
 }
 
 UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
@@ -140,7 +145,7 @@ void write_durably(const std::string& path, std::string_view content) {
       throw_errno("sync", temporary);
     }
     rename_durably(temporary, path);
-  } catch (const FileError&) {
+  } catch (const Error&) {
     ::unlink(temporary.c_str());
     throw;
   }

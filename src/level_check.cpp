@@ -128,13 +128,15 @@ class LevelChecker {
     return std::any_of(running_.begin(), running_.end(), [](const Running& running) { return running.run->ended(); });
   }
 
-  /// Runs a check; its error becomes a fault. Signals pass through.
+  /// Runs a check; its error becomes a fault. Signals pass through, and what says nothing about the level.
   template <class Check>
   bool note_fault(std::size_t level, Check&& check) {
     try {
       check();
       return true;
     } catch (const Interrupted&) {
+      throw;
+    } catch (const ResourceError&) {
       throw;
     } catch (const Error& error) {
       states_[level].verdict.faults.emplace_back(error.what());

@@ -25,6 +25,7 @@ namespace {
 
 constexpr std::size_t kErrTail = 4 * kKiB;
 constexpr int kInheritedAs = 3;
+constexpr int kFromSignal = 128;  // added to its number, as shells do
 
 /// qemu-img gets and returns large memory for every cluster, and glibc would each time have the kernel clear its pages
 /// anew: a fifth of a restore's time. So it is kept, in one heap of huge pages (glibc manual, "Memory Allocation
@@ -79,7 +80,7 @@ class Listening {
 std::array<UniqueFd, 2> make_pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    throw Error(fmt::format("cannot make a pipe: {}", std::strerror(errno)));
+    throw ResourceError(fmt::format("cannot make a pipe: {}", std::strerror(errno)));
   }
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
@@ -108,7 +109,7 @@ class Child {
       return false;
     }
     pid_ = -1;
-    exit_code = got < 0 ? 1 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    exit_code = got < 0 ? 1 : WIFSIGNALED(status) ? kFromSignal + WTERMSIG(status) : WEXITSTATUS(status);
     return true;
   }
 
@@ -133,7 +134,8 @@ struct ChildDescriptors {
       descriptors.inherited < 0 ? -1 : ::fcntl(descriptors.inherited, F_DUPFD_CLOEXEC, kInheritedAs + 1);
   // A group of its own, so that ctrl-c reaches this program alone, which then decides; its end when this program is
   // killed; and the usual fate on SIGPIPE.
-  const bool ready = ::setpgid(0, 0) == 0 && ::prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && ::getppid() == parent &&
+  const bool ready = report >= 0 && (descriptors.inherited < 0 || inherited >= 0) && ::setpgid(0, 0) == 0 &&
+                     ::prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && ::getppid() == parent &&
                      std::signal(SIGPIPE, SIG_DFL) != SIG_ERR &&
                      ::dup2(::open("/dev/null", O_RDONLY | O_CLOEXEC), STDIN_FILENO) >= 0 &&
                      ::dup2(descriptors.out, STDOUT_FILENO) >= 0 && ::dup2(descriptors.err, STDERR_FILENO) >= 0 &&
@@ -143,7 +145,7 @@ struct ChildDescriptors {
     ::execvp(argv[0], argv);
   }
   const int error = errno;
-  (void)!::write(report, &error, sizeof error);
+  (void)!::write(report < 0 ? descriptors.report : report, &error, sizeof error);
   ::_exit(1);
 }
 
@@ -166,8 +168,8 @@ pid_t spawn(const std::vector<std::string>& argv, int out, int err, int inherite
     ::waitpid(pid, nullptr, 0);
   }
   if (error != 0) {
-    throw Error(fmt::format("cannot run {}: {}", argv.front(), std::strerror(error)),
-                error == ENOENT ? "install it: it comes with QEMU (Debian: qemu-utils)" : "");
+    throw ResourceError(fmt::format("cannot run {}: {}", argv.front(), std::strerror(error)),
+                        error == ENOENT ? "install it: it comes with QEMU (Debian: qemu-utils)" : "");
   }
   return pid;
 }
@@ -215,7 +217,10 @@ ProcessResult Process::wait(Deadline deadline) {
     running.loop.sleep(std::chrono::milliseconds(1));
   }
   if (!in_time) {
-    throw Error(fmt::format("{} is not done in time", running.name));
+    throw ResourceError(fmt::format("{} is not done in time", running.name));
+  }
+  if (const int code = running.child.exit_code; code == kFromSignal + SIGKILL || code == kFromSignal + SIGTERM) {
+    throw ResourceError(fmt::format("{} was killed", running.name), "was there too little memory? Try again");
   }
   return {running.child.exit_code, std::move(running.err_tail)};
 }
@@ -228,13 +233,14 @@ std::size_t processors() {
 
 void require_program(const std::string& name) {
   const char* folders = std::getenv("PATH");
-  std::istringstream path(folders == nullptr ? "" : folders);
+  std::istringstream path(folders == nullptr ? "/bin:/usr/bin" : folders);  // as execvp
   for (std::string folder; std::getline(path, folder, ':');) {
+    folder = folder.empty() ? "." : folder;
     if (::access(folder.append("/").append(name).c_str(), X_OK) == 0) {
       return;
     }
   }
-  throw Error(fmt::format("{} is not on PATH", name), "install it: it comes with QEMU (Debian: qemu-utils)");
+  throw ResourceError(fmt::format("{} is not on PATH", name), "install it: it comes with QEMU (Debian: qemu-utils)");
 }
 
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

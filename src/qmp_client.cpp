@@ -328,7 +328,7 @@ QmpClient::~QmpClient() {
 void QmpClient::close() {
   asio::error_code ignored;
   connection_->socket.close(ignored);
-  connection_->broken = "it was closed";
+  connection_->broken = connection_->broken.value_or("it was closed");
 }
 
 nlohmann::json QmpClient::execute(const QmpCommand& command, const std::vector<int>& descriptors) {

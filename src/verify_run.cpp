@@ -167,6 +167,8 @@ class Verifier {
                         level_name(*newest), name_width_));
     } catch (const Interrupted&) {
       throw;
+    } catch (const ResourceError&) {
+      throw;
     } catch (const Error& error) {
       tell(top, {{error.what()}, {}});
     }

@@ -69,6 +69,12 @@ class DamageFound : public Error {
   using Error::Error;
 };
 
+/// This program or one that it runs had no descriptors, no memory or no time, was killed, or is not installed. Says
+/// nothing about the files that it was to read.
+class ResourceError : public Error {
+  using Error::Error;
+};
+
 /// A signal asked the run to end.
 class Interrupted : public Error {
  public:

@@ -62,7 +62,7 @@ void remove_durably(const std::string& path);
 /// query-named-block-nodes fail. Fine when there is none; a link is removed, not followed.
 void discard_durably(const std::string& path);
 
-/// Throws FileError for errno: "cannot WHAT PATH: ...".
+/// Throws FileError for errno: "cannot WHAT PATH: ..."; ResourceError where the file is not the reason.
 [[noreturn]] void throw_errno(std::string_view what, const std::string& path);
 
 /// Makes a folder with mode 0700 durably; fine when it exists.

@@ -108,6 +108,15 @@ TEST_F(ChainCommands, Verify_Passes_A_Good_Chain_And_Exits_6_For_Damage) {
   EXPECT_EQ(lines.back().at("code"), 6);
 }
 
+// Nothing is known of the levels then: a hint that costs the chain its bitmaps would be wrong.
+TEST_F(ChainCommands, Verify_Without_Qemu_Img_Finds_No_Damage) {
+  const ProgramResult result =
+      run_program({tool_binary(), "verify", "-backupFile", path("d")}, {.environment = {{"PATH", "/nowhere"}}});
+  EXPECT_EQ(result.exit_code, 1) << result.out;
+  EXPECT_EQ((result.out + result.err).find("DAMAGED"), std::string::npos) << result.out;
+  EXPECT_NE(result.err.find("install it"), std::string::npos) << result.err;
+}
+
 TEST_F(ChainCommands, Verify_Exits_6_For_A_Truncated_Level_And_A_Foreign_Backing_File) {
   std::filesystem::resize_file(path("d.inc1.qcow2"), 4096);
   EXPECT_EQ(on_chain("verify").exit_code, 6);

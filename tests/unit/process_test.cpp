@@ -2,6 +2,7 @@
 #include "qmpbackup/process.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -29,9 +30,25 @@ TEST_F(Processes, Tell_Why_They_Failed) {
   EXPECT_EQ(spoken.exit_code, 3);
   EXPECT_EQ(spoken.reason(), "why");
   EXPECT_EQ(out_, "result\n");
-  const ProcessResult killed = run({"sh", "-c", "kill -KILL $$"});
-  EXPECT_EQ(killed.exit_code, 128 + 9);
-  EXPECT_EQ(killed.reason(), "exit code 137");
+  const ProcessResult crashed = run({"sh", "-c", "kill -SEGV $$"});
+  EXPECT_EQ(crashed.exit_code, 128 + SIGSEGV);
+  EXPECT_EQ(crashed.reason(), "exit code 139");
+}
+
+// It says nothing about what they were to read.
+TEST_F(Processes, That_Were_Killed_Or_Not_Started_Are_No_Verdict) {
+  EXPECT_THROW(run({"sh", "-c", "kill -KILL $$"}), ResourceError);
+  EXPECT_THROW(run({"qmpbackup-no-such-program"}), ResourceError);
+}
+
+TEST_F(Processes, Signals_That_The_Parent_Blocked_End_This_Program) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  ASSERT_EQ(::sigprocmask(SIG_BLOCK, &blocked, nullptr), 0);
+  EventLoop loop;
+  ::kill(::getpid(), SIGTERM);
+  EXPECT_THROW(loop.sleep(std::chrono::seconds(60)), Interrupted);
 }
 
 // As daemons leave it to what they start: the kernel then reaps children itself, and their exit codes are lost.
