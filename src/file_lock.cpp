@@ -21,8 +21,11 @@ constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 bool is_still_named(const UniqueFd& fd, const std::string& path) {
   struct stat opened {};
   struct stat named {};
-  if (::fstat(fd.get(), &opened) != 0 || (::lstat(path.c_str(), &named) != 0 && errno != ENOENT)) {
-    throw_errno("look at", path);
+  if (::fstat(fd.get(), &opened) != 0 || ::lstat(path.c_str(), &named) != 0) {
+    if (errno != ENOENT && errno != ESTALE) {
+      throw_errno("look at", path);
+    }
+    return false;
   }
   return opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
 }
@@ -31,7 +34,7 @@ bool is_still_named(const UniqueFd& fd, const std::string& path) {
 
 FileLock::FileLock(const std::string& path) : path_(path) {
   constexpr int kRounds = 10;  // more than other runs need; some file systems number a file anew at each look
-  for (int round = 0; round == 0 || (round < kRounds && !is_still_named(fd_, path)); ++round) {
+  for (int round = 0; round < kRounds && !keeps_its_name_; ++round) {
     fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0600));
     made_ = fd_.is_open();
     if (!made_) {
@@ -49,6 +52,7 @@ FileLock::FileLock(const std::string& path) : path_(path) {
         throw_errno("lock", path);
       }
     }
+    keeps_its_name_ = is_still_named(fd_, path);
   }
 }
 
@@ -58,12 +62,12 @@ FileLock::~FileLock() {
     if (made_ && fd_.is_open() && ::fstat(fd_.get(), &info) == 0 && info.st_size == 0 && is_still_named(fd_, path_)) {
       ::unlink(path_.c_str());
     }
-  } catch (const FileError&) {  // an empty lock does no harm
+  } catch (const Error&) {  // an empty lock does no harm
   }
 }
 
 void FileLock::require_held() const {
-  if (!is_still_named(fd_, path_)) {
+  if (keeps_its_name_ && !is_still_named(fd_, path_)) {
     throw ChainBusy(fmt::format("{} was removed or replaced while this run held it", path_),
                     "another run may work on this chain: try again when it has ended");
   }
@@ -78,7 +82,7 @@ void write_note_into_lock(const std::string& path, std::string_view note) {
     if (::write(fd.get(), note.data(), note.size()) < 0 || ::fsync(fd.get()) != 0) {
       throw_errno("write into the lock", path);
     }
-  } catch (const FileError&) {  // only a chain that loses its manifest would have read it
+  } catch (const Error&) {  // only a chain that loses its manifest would have read it
   }
 }
 

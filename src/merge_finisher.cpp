@@ -46,7 +46,7 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   }
   try {
     write_checksums(files, manifest);
-  } catch (const FileError&) {  // no line is better than one of the old full; the next level writes all
+  } catch (const Error&) {  // no line is better than one of the old full; the next level writes all
     std::error_code ignored;
     std::filesystem::remove(files.checksums_path(), ignored);
   }

@@ -24,8 +24,8 @@ namespace {
 
 class Merge {
  public:
-  Merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request)
-      : loop_(loop), reporter_(reporter), request_(request), files_(request.files) {}
+  Merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request, const std::optional<FileLock>& lock)
+      : loop_(loop), reporter_(reporter), request_(request), files_(request.files), lock_(lock) {}
 
   void run() {
     load();
@@ -63,9 +63,10 @@ class Merge {
 
  private:
   void commit(const Manifest& next) {
+    lock_->require_held();
     try {
       write_durably(files_.manifest_path(), format_manifest(next));
-    } catch (const FileError&) {
+    } catch (const Error&) {
       const ChainOnDisk chain = read_chain(loop_, files_);
       if (chain.manifest && !chain.manifest->pending_merge) {  // else it was renamed, and the next run goes on
         remove_partials();
@@ -264,6 +265,7 @@ class Merge {
   Reporter& reporter_;
   const MergeRequest& request_;
   const ChainFiles& files_;
+  const std::optional<FileLock>& lock_;  ///< not in a dry run
   std::optional<Manifest> manifest_;
   std::vector<LevelView> merged_;  ///< what goes into the new full
   BelowBy below_by_ = BelowBy::kNames;
@@ -277,7 +279,7 @@ void run_merge(EventLoop& loop, Reporter& reporter, const MergeRequest& request)
   if (!request.dry_run) {  // which leaves no lock file either
     lock.emplace(request.files.lock_path());
   }
-  Merge(loop, reporter, request).run();
+  Merge(loop, reporter, request, lock).run();
 }
 
 }  // namespace qmpbackup

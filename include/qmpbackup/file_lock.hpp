@@ -25,6 +25,7 @@ class FileLock {
  private:
   std::string path_;
   bool made_ = false;
+  bool keeps_its_name_ = false;  ///< the file system tells whether the name is still this file's
   UniqueFd fd_;
 };
 
