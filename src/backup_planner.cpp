@@ -84,8 +84,13 @@ class DiskPlanner {
       return;
     }
     refuse_other_vm(in_.request.files.base(), chain.manifest->vm, vm_.identity);
-    for (const Disk& other : list_disks(vm_)) {  // the chain's device under another name is fine; another disk is not
-      if (other.label == chain.manifest->device && other.node != disk_.node) {
+    if (has_bitmap_of(node_, chain.manifest->chain)) {
+      return;  // whatever the disk was called then
+    }
+    // Another disk is not fine. A device without an id is called by its place, which is another one's after a restart.
+    for (const Disk& other : list_disks(vm_)) {
+      if (other.label == chain.manifest->device && other.node != disk_.node && other.label != disk_.label &&
+          !other.label.starts_with("/machine/peripheral-anon/")) {
         refuse(fmt::format("{} is a chain of device {}", in_.request.files.base(), chain.manifest->device),
                "give each disk a -backupFile of its own");
       }

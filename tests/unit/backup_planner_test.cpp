@@ -365,10 +365,16 @@ TEST_F(PlannerTest, Refuses_A_Chain_Of_Another_Disk) {
   Node other = node();
   other.name = {"#block5"};
   vm_.nodes.push_back(other);
-  vm_.devices.push_back({"drive1", "", {"#block5"}});
-  EXPECT_REFUSED(ChainError, "is a chain of device drive1");
-  vm_.devices.pop_back();
   EXPECT_NO_THROW(plan()) << "the disk under another name";
+  vm_.devices.push_back({"drive1", "", {"#block5"}});
+  EXPECT_NO_THROW(plan()) << "it has the chain's bitmap";
+  node().bitmaps.clear();
+  EXPECT_REFUSED(ChainError, "is a chain of device drive1");
+  for (const char* no_name : {"/machine/peripheral-anon/device[0]/virtio-backend", "drive0"}) {
+    vm_.devices.back() = {"", no_name, {"#block5"}};
+    manifest().device = no_name;
+    EXPECT_REFUSED(NewFullNeeded, "no bitmap");
+  }
 }
 
 TEST_F(PlannerTest, Refuses_A_Manifest_Of_A_Newer_Program_Whatever_Is_Asked) {
