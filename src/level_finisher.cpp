@@ -116,21 +116,27 @@ void archive_old_chain(const ChainFiles& files, const Manifest& manifest) {
   }
 }
 
+/// The verified file may have been removed or replaced since.
+void refuse_other_content(const std::string& path, const Pending& pending) {
+  const auto file = regular_file_info(path);
+  if (!file || file->size != pending.verified->file_size) {
+    throw Error(fmt::format("{}: {} is not the file that was written", pending.device, path),
+                "find out what removed or replaced it, and try again");
+  }
+}
+
 /// Step 8. Touches files alone. Repeated after a kill at any point, it ends in the same state.
 void commit(const ChainFiles& files, Manifest& manifest) {
   const Pending pending = *manifest.pending;
   const std::string partial = files.in_folder(pending.partial);
   if (exists(partial)) {
+    refuse_other_content(partial, pending);
     if (pending.archive && !is_same_file(partial, files.level_path(pending.level))) {  // else: done, it has both names
       archive_old_chain(files, manifest);
     }
     rename_to_new_durably(partial, files.level_path(pending.level));
   }
-  const auto file = regular_file_info(files.level_path(pending.level));
-  if (!file || file->size != pending.verified->file_size) {
-    throw Error(fmt::format("{}: {} is not the file that was written", pending.device, files.level_path(pending.level)),
-                "find out what removed or replaced it, and try again");
-  }
+  refuse_other_content(files.level_path(pending.level), pending);
   Manifest next = manifest;
   if (pending.archive && next.chain != pending.chain) {
     next.replaces = next.chain;
@@ -207,7 +213,7 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
   try {
     write_checksums(files, manifest);
-  } catch (const FileError& error) {
+  } catch (const Error& error) {
     session.reporter.warning(fmt::format("the level is committed, but not its line for sha256sum: {}", error.what()));
   }
   return manifest.levels.back();
@@ -244,7 +250,11 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   require_locks(session);
   const Pending pending = *manifest.pending;
-  remove_leftovers(session, {pending.chain}, bitmaps_to_keep(manifest, query_nodes(session)));
+  std::vector<BitmapName> keep = bitmaps_to_keep(manifest, query_nodes(session));
+  if (pending.adopts) {  // then no other folder can have a newer level of this chain
+    std::erase(keep, pending.bitmap);
+  }
+  remove_leftovers(session, {pending.chain}, keep);
   continue_guest(session, pending);
   if (is_open_in_qemu(session, pending.node)) {
     remove_durably(files.in_folder(pending.partial));

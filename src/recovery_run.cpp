@@ -35,7 +35,9 @@ RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Ma
   const Pending& pending = *manifest.pending;
   RecoveryFacts facts;
   facts.verified = pending.verified.has_value();
-  facts.partial_file = exists(files.in_folder(pending.partial));
+  const std::string partial = files.in_folder(pending.partial);
+  const auto file = regular_file_info(partial);
+  facts.partial_file = pending.verified ? file && file->size == pending.verified->file_size : exists(partial);
   facts.final_file = has_final_name(files, manifest);
   const VmState vm = look_at_vm(session);
   facts.job =

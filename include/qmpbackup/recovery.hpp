@@ -14,9 +14,9 @@ JobFate fate_of(const Job* job);
 struct RecoveryFacts {
   bool verified = false;  ///< the manifest says that the level was found complete and on disk
   JobFate job = JobFate::kNone;
-  bool target_node = false;  ///< the level's qcow2 node is in QEMU
-  bool partial_file = false;
-  bool final_file = false;  ///< the verified file is under its final name
+  bool target_node = false;   ///< the level's qcow2 node is in QEMU
+  bool partial_file = false;  ///< is there; of a verified one: as it was then
+  bool final_file = false;    ///< the verified file is under its final name
 };
 
 /// Where to take up an earlier run's work. Steps are those of the commit order.

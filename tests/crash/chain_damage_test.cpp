@@ -255,6 +255,27 @@ TEST_F(Chain_Damage, Chain_Of_The_Go_Tool_Is_Taken_Over_By_A_Run_That_Is_Killed_
   vm().control().execute("block-dirty-bitmap-remove", {{"node", vm().node_of(Scene::disk)}, {"name", "bitmap0"}});
 }
 
+// The bitmap of that program is lost with QEMU; the run's own was stored, and nobody else can need it.
+TEST_F(Chain_Damage, Chain_Of_The_Go_Tool_Whose_Takeover_Ended_With_QEMU_Leaves_No_Bitmap) {
+  scene_ = std::make_unique<Scene>(crash_seed());
+  vm().control().execute("block-dirty-bitmap-add", {{"node", vm().node_of(Scene::disk)}, {"name", "bitmap0"}});
+  run_checked({"qemu-img", "convert", "-O", "qcow2", vm().disk_content(Scene::disk), file(".full.qcow2")});
+  scene_->known().remember("bitmap0", scene_->content());
+  const ProgramResult ended = scene_->backup({"-inc", "0", "--adopt"}, [&](const Point& point) {
+    return point.command == "blockdev-reopen" && point.moment == Moment::BeforeSending
+               ? scene_->end_qemu(SIGTERM, false)
+               : Verdict::Forward;
+  });
+  EXPECT_EQ(ended.exit_code, 4) << ended.err;
+  scene_->start_again();
+  EXPECT_EQ(vm().our_bitmaps(Scene::disk).size(), 1U) << "the run's own, stored";
+  const ProgramResult next = scene_->backup({"-inc", "auto", "--adopt"});
+  EXPECT_EQ(next.exit_code, 0) << next.err;
+  EXPECT_EQ(vm().our_bitmaps(Scene::disk), std::vector<std::string>{bitmap()});
+  fs::remove_all(chain_bases(scene_->base()).back().parent_path());  // the judge knows no chain of that program
+  scene_->known().expect_losses();
+}
+
 TEST_F(Chain_Damage, Without_Reopen_It_Warns_And_Works) {
   begin();
   scene_->hide_from_schema({"blockdev-reopen"});

@@ -203,6 +203,18 @@ TEST_P(File_Step, Verified_Level_That_Vanished_Is_Not_Taken_For_Another_File) {
   EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
 }
 
+TEST_P(File_Step, Verified_Level_That_Was_Cut_Gets_No_Final_Name) {
+  Scene scene(crash_seed());
+  kill_at_the_commit(scene, GetParam());
+  ASSERT_TRUE(is_verified(scene));
+  const fs::path partial = scene.folder() / scene.manifest()["pending"]["partial"].get<std::string>();
+  fs::resize_file(partial, fs::file_size(partial) - 64 * KiB);
+  const std::size_t chains = chain_bases(scene.base()).size();
+  EXPECT_EQ(scene.recover_and_check(1), Violations{}) << scene.last_words();
+  EXPECT_NE(scene.last_words().find("was taken back"), std::string::npos) << scene.last_words();
+  EXPECT_LE(chain_bases(scene.base()).size(), chains + (GetParam() == Kind::NewFullOverBrokenChain ? 1 : 0));
+}
+
 // Nothing was written since the old full, and by chance its file is the same byte for byte.
 TEST(Old_Full, With_The_Content_Of_A_New_One_That_Vanished_Is_Not_Taken_For_It) {
   QMPBACKUP_REQUIRE_QEMU();
