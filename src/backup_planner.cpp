@@ -276,11 +276,12 @@ class DiskPlanner {
   [[nodiscard]] DiskPlan common(Manifest intent, const ChainId& chain, const std::string& reason) const {
     const ByteCount cluster = in_.request.cluster_size.value_or(
         level_.is_full() && compression() != "none" ? kFullClusterSize : kSmallClusterSize);
+    const std::size_t stored = chain == intent.chain ? intent.stored_attempts : 0;
     intent.pending = Pending{.chain = chain,
                              .level = level_,
-                             .job = level_job(chain, level_),
+                             .job = level_job(chain, level_, stored),
                              .node = target_node(chain),
-                             .bitmap = level_bitmap(chain, level_),
+                             .bitmap = level_bitmap(chain, level_, stored),
                              .partial = in_.request.files.partial_file(level_),
                              .started = in_.now,
                              .device = disk_.label,

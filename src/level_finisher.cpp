@@ -146,6 +146,7 @@ void commit(const ChainFiles& files, Manifest& manifest) {
     next.levels.clear();
     next.merged.reset();
   }
+  next.stored_attempts = 0;
   next.levels.push_back(*pending.verified);
   next.pending.reset();
   write_durably(files.manifest_path(), format_manifest(next));  // the commit point
@@ -188,6 +189,20 @@ void continue_guest(Session& session, const Pending& pending) {
   if (pending.was_running && query_status(session.client) == "io-error") {
     session.client.execute({"cont"});
   }
+}
+
+/// Whether the bitmap of the run in `pending` came back with the disk's image: QEMU has ended since and the job is
+/// gone. A copy of the image that was made in between has that bitmap too. Rolled back to the copy, the disk must not
+/// pass its bitmap for that of the next attempt, which knows nothing of what was written between the two.
+bool was_stored(Session& session, const std::vector<Node>& nodes, const Manifest& manifest) {
+  const Pending& pending = *manifest.pending;
+  if (pending.chain != manifest.chain || manifest.levels.empty() || pending.adopts) {
+    return false;  // the next attempt has another chain's id
+  }
+  const std::vector<Job> jobs = query_jobs(session.client);
+  return std::any_of(nodes.begin(), nodes.end(),
+                     [&](const Node& node) { return node.find_bitmap(pending.bitmap) != nullptr; }) &&
+         std::none_of(jobs.begin(), jobs.end(), [&](const Job& job) { return job.id == pending.job; });
 }
 
 }  // namespace
@@ -250,7 +265,12 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   require_locks(session);
   const Pending pending = *manifest.pending;
-  std::vector<BitmapName> keep = bitmaps_to_keep(manifest, query_nodes(session));
+  const std::vector<Node> nodes = query_nodes(session);
+  if (was_stored(session, nodes, manifest)) {
+    ++manifest.stored_attempts;
+    write_durably(files.manifest_path(), format_manifest(manifest));  // before that can be seen no more
+  }
+  std::vector<BitmapName> keep = bitmaps_to_keep(manifest, nodes);
   if (pending.adopts) {  // then no other folder can have a newer level of this chain
     std::erase(keep, pending.bitmap);
   }

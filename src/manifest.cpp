@@ -193,7 +193,8 @@ void refuse_foreign_names(const Manifest& manifest) {
     return;
   }
   const Pending& run = *manifest.pending;
-  if (run.bitmap != level_bitmap(run.chain, run.level) || run.job != level_job(run.chain, run.level) ||
+  const auto named = parse_chain_level(run.bitmap.value);
+  if (!named || named->chain != run.chain || named->level != run.level || run.job.value != run.bitmap.value ||
       run.node != target_node(run.chain)) {
     throw ManifestDamaged("'pending' names what no run of this chain makes");
   }
@@ -262,6 +263,9 @@ json known_fields(const Manifest& manifest) {
   }
   for (const LevelRecord& record : manifest.levels) {
     document["levels"].push_back(known_fields(record));
+  }
+  if (manifest.stored_attempts > 0) {
+    document["stored_attempts"] = manifest.stored_attempts;
   }
   if (manifest.merged) {
     document["merged"] = manifest.merged->number;
@@ -333,6 +337,9 @@ Manifest parse_manifest(std::string_view text) {
   json levels = fields.take("levels");
   if (!levels.is_array()) {
     throw ManifestDamaged("'levels' is not an array");
+  }
+  if (fields.has("stored_attempts")) {
+    manifest.stored_attempts = fields.count("stored_attempts");
   }
   if (fields.has("merged")) {
     manifest.merged = fields.level("merged");

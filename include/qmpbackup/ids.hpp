@@ -64,8 +64,11 @@ std::string chain_prefix(const ChainId& chain);
 /// are).
 std::string chain_node_prefix(const ChainId& chain);
 
-BitmapName level_bitmap(const ChainId& chain, Level level);
-JobId level_job(const ChainId& chain, Level level);
+/// "qmpbackup-<uuid>-inc0"; `stored_before`: so many attempts at this level, taken back since, may be in copies of the
+/// disk's image with a bitmap of their own: after one it is "qmpbackup-<uuid>-inc0-2".
+BitmapName level_bitmap(const ChainId& chain, Level level, std::size_t stored_before = 0);
+/// Called like the bitmap.
+JobId level_job(const ChainId& chain, Level level, std::size_t stored_before = 0);
 /// What the name of a level's bitmap or job says.
 struct ChainLevel {
   ChainId chain;

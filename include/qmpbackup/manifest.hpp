@@ -78,7 +78,8 @@ struct Manifest {
   std::optional<ChainId> replaces;  ///< the archived chain whose bitmap may still be on the disk
   std::vector<LevelRecord>
       levels;  ///< the full, then 0, 1 ... without a gap; after a merge, from the level after `merged` on
-  std::optional<Level> merged{};  ///< the full holds this level and all below it
+  std::size_t stored_attempts = 0;  ///< at the next level, whose bitmaps may be in copies of the disk's image
+  std::optional<Level> merged{};    ///< the full holds this level and all below it
   std::optional<Pending> pending;
   std::optional<PendingMerge> pending_merge{};
   nlohmann::json other = nlohmann::json::object();

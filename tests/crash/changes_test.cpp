@@ -256,6 +256,35 @@ TEST_F(Changes, Cleared_Bitmap_Needs_A_New_Full_Though_The_Guest_Writes_The_End)
   expect_new_full_needed();
 }
 
+// The image was copied between the attempt that QEMU's end stored and the one that was committed: what the guest wrote
+// between the two is in neither the copy's bitmap nor in what a level on top of it would hold.
+TEST_F(Changes, Disk_Rolled_Back_To_The_Bitmap_Of_An_Attempt_That_Was_Taken_Back_Needs_A_New_Full) {
+  begin();
+  const std::filesystem::path image = vm().disk(Scene::disk).image;
+  const std::filesystem::path copy = image.string() + ".copy";
+  const ProgramResult ended = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+    return point.command == "blockdev-reopen" && point.moment == Moment::BeforeSending
+               ? scene_->end_qemu(SIGTERM, false)
+               : Verdict::Forward;
+  });
+  ASSERT_EQ(ended.exit_code, 4) << ended.err;
+  std::filesystem::copy_file(image, copy);
+  scene_->start_again();
+  scene_->change_disk(5);
+  ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0) << scene_->last_words();
+  EXPECT_TRUE(bitmap().ends_with("-inc1-2")) << bitmap();
+  vm().stop_cleanly();
+  std::filesystem::rename(copy, image);
+  vm().start();
+  ASSERT_EQ(vm().our_bitmaps(Scene::disk).size(), 2U) << "of inc0, and of the first attempt at inc1";
+  const ProgramResult refused = scene_->backup({"-inc", "2"});
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_NE(refused.err.find("no bitmap for level inc1"), std::string::npos) << refused.err;
+  EXPECT_EQ(scene_->backup({"-inc", "auto"}).exit_code, 0);
+  EXPECT_EQ(scene_->check_settled(), Violations{});
+  expect_archives(scene_->recover_and_check(1), 1);
+}
+
 // The operator's own backup job may use the bitmap of our chain; when it is over, the chain goes on.
 TEST_F(Changes, Busy_Bitmap_Is_Refused_And_Goes_On_When_It_Is_Free) {
   begin();

@@ -358,25 +358,6 @@ TEST_F(PlannerTest, Does_Not_Mind_A_Migration_That_Is_Over_Or_A_Job_Elsewhere) {
   EXPECT_NO_THROW(plan());
 }
 
-TEST_F(PlannerTest, Refuses_A_Chain_Of_Another_Disk) {
-  have_chain_up_to(0);
-  ask(1);
-  manifest().device = "drive1";
-  Node other = node();
-  other.name = {"#block5"};
-  vm_.nodes.push_back(other);
-  EXPECT_NO_THROW(plan()) << "the disk under another name";
-  vm_.devices.push_back({"drive1", "", {"#block5"}});
-  EXPECT_NO_THROW(plan()) << "it has the chain's bitmap";
-  node().bitmaps.clear();
-  EXPECT_REFUSED(ChainError, "is a chain of device drive1");
-  for (const char* no_name : {"/machine/peripheral-anon/device[0]/virtio-backend", "drive0"}) {
-    vm_.devices.back() = {"", no_name, {"#block5"}};
-    manifest().device = no_name;
-    EXPECT_REFUSED(NewFullNeeded, "no bitmap");
-  }
-}
-
 TEST_F(PlannerTest, Refuses_A_Manifest_Of_A_Newer_Program_Whatever_Is_Asked) {
   disk_.chain.manifest_state = ManifestState::kTooNew;
   disk_.chain.manifest_problem = "it has format 2";

@@ -1,4 +1,4 @@
-// Which bitmaps of a chain are somebody's, and which are leftovers.
+// Which bitmaps of a chain are somebody's, and which are leftovers; and whose disk one is on.
 #include "qmpbackup/level_bitmap.hpp"
 
 #include "unit/planner_fixture.hpp"
@@ -33,6 +33,37 @@ TEST_F(LevelBitmaps, That_Only_A_Newer_Manifest_Can_Name_Stay) {
   EXPECT_EQ(kept_of({1}), (std::vector<int>{0, 1})) << "that run would have kept the bitmap of inc0";
   EXPECT_EQ(kept_of({2}), (std::vector<int>{0, 2}));
   EXPECT_EQ(kept_of({0, 1, 3}), (std::vector<int>{0, 3}));
+}
+
+TEST_F(LevelBitmaps, Tell_The_Chain_Of_A_Disk_Whatever_It_Is_Called) {
+  have_chain_up_to(0);
+  ask(1);
+  manifest().device = "drive1";
+  Node other = node();
+  other.name = {"#block5"};
+  vm_.nodes.push_back(other);
+  EXPECT_NO_THROW(plan()) << "the disk under another name";
+  vm_.devices.push_back({"drive1", "", {"#block5"}});
+  EXPECT_NO_THROW(plan()) << "it has the chain's bitmap";
+  node().bitmaps.clear();
+  EXPECT_REFUSED(ChainError, "is a chain of device drive1");
+  for (const char* no_name : {"/machine/peripheral-anon/device[0]/virtio-backend", "drive0"}) {
+    vm_.devices.back() = {"", no_name, {"#block5"}};
+    manifest().device = no_name;
+    EXPECT_REFUSED(NewFullNeeded, "no bitmap");
+  }
+}
+
+// A copy of the disk's image may have the bitmap of the attempt that was taken back.
+TEST_F(LevelBitmaps, Of_A_Level_That_Was_Stored_And_Taken_Back_Get_Another_Name) {
+  have_chain_up_to(0);
+  manifest().stored_attempts = 1;
+  ask(1);
+  EXPECT_EQ(disk_plan().pending().bitmap.value, level_bitmap(kChain, Level{1}).value + "-2");
+  EXPECT_EQ(disk_plan().pending().job.value, disk_plan().pending().bitmap.value);
+  node().bitmaps.clear();
+  ask_auto();
+  EXPECT_EQ(disk_plan().pending().bitmap, level_bitmap(kFresh, kFullLevel)) << "a new chain has no past";
 }
 
 TEST_F(LevelBitmaps, None_Is_Kept_For_A_Chain_Without_Levels) {

@@ -91,10 +91,12 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   manifest.levels[1].sha256.reset();
   manifest.levels[1].marks = 0;
   manifest.levels[2].checked = true;
+  manifest.stored_attempts = 3;
   manifest.pending = pending_of(manifest);
   const std::string text = format_manifest(manifest);
   const Manifest again = parse_manifest(text);
   EXPECT_EQ(format_manifest(again), text);
+  EXPECT_EQ(again.stored_attempts, 3U);
   EXPECT_EQ(again.chain, manifest.chain);
   EXPECT_EQ(again.replaces, manifest.replaces);
   EXPECT_EQ(again.vm.name, "web1");
