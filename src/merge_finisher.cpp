@@ -33,7 +33,7 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   const std::vector<LevelRecord>& levels = manifest.levels;
   const bool holds_all = put_in_place(files, levels.front()) && (levels.size() < 2 || put_in_place(files, levels[1]));
   const Level through = manifest.pending_merge->through;
-  std::vector<Level> merged;
+  std::vector<Level> merged;  // none where a file is not the one that was committed: the next look at the chain says so
   for (const std::string& name : list_folder(files.folder())) {
     const auto level = files.level_of_file(name);
     if (holds_all && level && !level->is_full() && *level <= through) {

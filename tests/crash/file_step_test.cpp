@@ -9,6 +9,7 @@
 #include "qmpbackup/chain_files.hpp"
 #include "qmpbackup/manifest.hpp"
 
+#include "crash/fail_each.hpp"
 #include "crash/kinds.hpp"
 #include "crash/scene.hpp"
 #include "support/images.hpp"
@@ -133,50 +134,37 @@ TEST_P(File_Step, Of_The_Commit_Killed_After_It_In_A_Folder_That_Was_Copied_Lose
 }
 
 TEST_P(File_Step, That_Fails_Loses_Nothing) {
-  const std::uint64_t step = all_rounds() ? 1 : 5;
   Scene scene(crash_seed());
-  int failures = 0;
-  for (std::uint64_t k = crash_seed() % step;; k += step) {
-    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
-    const ProgramResult result = backup_with_harm(scene, GetParam(), k, "fail");
-    const std::string where = fmt::format("file step {} fails: {}", k, result.err);
-    if (result.err.find("kill_shim") == std::string::npos) {
-      EXPECT_EQ(result.exit_code, 0) << where;
-      break;
-    }
-    Scene::count_fault();
-    ++failures;
-    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
-    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
-  }
-  EXPECT_GT(failures, 2);
+  fail_each(
+      5,
+      [&](std::uint64_t k) {
+        prepare(scene, GetParam());
+        return backup_with_harm(scene, GetParam(), k, "fail");
+      },
+      [&](const std::string& where) {
+        EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+      });
 }
 
 // What cannot be looked at is not gone, and no reason to begin a new chain.
 TEST_P(File_Step, Look_That_Fails_Loses_Nothing) {
-  const std::uint64_t stride = all_rounds() ? 1 : 12;
   Scene scene(crash_seed());
-  int failures = 0;
-  for (std::uint64_t k = crash_seed() % stride;; k += stride) {
-    ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
-    const std::size_t chains = chain_bases(scene.base()).size();
-    scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
-                           {"QMPBACKUP_KILL_LOOK", fmt::format("{},{}", k, scene.folder().string())}});
-    const ProgramResult result = scene.backup(arguments_of(GetParam()));
-    scene.set_environment({});
-    const std::string where = fmt::format("look {} fails: {}", k, result.err);
-    if (result.err.find("kill_shim") == std::string::npos) {
-      EXPECT_EQ(result.exit_code, 0) << where;
-      break;
-    }
-    Scene::count_fault();
-    ++failures;
-    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
-    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
-    EXPECT_LE(chain_bases(scene.base()).size(), chains + (GetParam() == Kind::NewFullOverBrokenChain ? 1 : 0)) << where;
-  }
-  EXPECT_GT(failures, 2);
-  std::cout << name_of(GetParam()) << ": " << failures << " looks failed\n";
+  std::size_t chains = 0;
+  fail_each(
+      12,
+      [&](std::uint64_t k) {
+        prepare(scene, GetParam());
+        chains = chain_bases(scene.base()).size();
+        scene.set_environment(failing_look(scene.folder(), k));
+        ProgramResult result = scene.backup(arguments_of(GetParam()));
+        scene.set_environment({});
+        return result;
+      },
+      [&](const std::string& where) {
+        EXPECT_EQ(scene.recover_and_check(1), Violations{}) << where << scene.last_words();
+        EXPECT_LE(chain_bases(scene.base()).size(), chains + (GetParam() == Kind::NewFullOverBrokenChain ? 1 : 0))
+            << where;
+      });
 }
 
 // The commit of a killed run is repeated by the next one, which may fail too.

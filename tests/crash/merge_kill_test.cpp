@@ -7,6 +7,7 @@
 
 #include <iostream>
 
+#include "crash/fail_each.hpp"
 #include "crash/scene.hpp"
 #include "support/images.hpp"
 #include "support/requirements.hpp"
@@ -167,29 +168,20 @@ TEST_F(Merge, Killed_By_A_Power_Cut_Around_Each_File_Step_Leaves_The_Old_Chain_O
 // A level that cannot be looked at is not gone: nothing may be deleted for it.
 TEST_F(Merge, Look_That_Fails_Leaves_The_Old_Chain_Or_The_New_One) {
   Scene scene(crash_seed());
-  const std::uint64_t stride = all_rounds() ? 1 : 16;
-  int failures = 0;
-  for (std::uint64_t k = crash_seed() % stride;; k += stride) {
-    ASSERT_NO_FATAL_FAILURE(prepare(scene));
-    const int through = through_of(scene);
-    const int newest = scene.levels().back();
-    const ProgramResult result =
-        merge(scene, through, {},
-              {.environment = {{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
-                               {"QMPBACKUP_KILL_LOOK", fmt::format("{},{}", k, scene.folder().string())}}});
-    const std::string where = fmt::format("look {} fails: {}", k, result.err);
-    if (result.err.find("kill_shim") == std::string::npos) {
-      EXPECT_EQ(result.exit_code, 0) << where;
-      break;
-    }
-    Scene::count_fault();
-    ++failures;
-    EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 1) << where;
-    EXPECT_EQ(check_with_qemu_img(scene, through, newest), Violations{}) << where;
-    EXPECT_EQ(check_and_go_on(scene), Violations{}) << where << scene.last_words();
-  }
-  EXPECT_GT(failures, 2);
-  std::cout << failures << " looks failed\n";
+  int through = 0;
+  int newest = 0;
+  fail_each(
+      16,
+      [&](std::uint64_t k) {
+        prepare(scene);
+        through = through_of(scene);
+        newest = scene.levels().back();
+        return merge(scene, through, {}, {.environment = failing_look(scene.folder(), k)});
+      },
+      [&](const std::string& where) {
+        EXPECT_EQ(check_with_qemu_img(scene, through, newest), Violations{}) << where;
+        EXPECT_EQ(check_and_go_on(scene), Violations{}) << where << scene.last_words();
+      });
 }
 
 TEST_F(Merge, Killed_At_Any_Time_Leaves_The_Old_Chain_Or_The_New_One) {
