@@ -69,7 +69,7 @@ QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
                         {{"node", plan.disk.node.value},
                          {"name", pending.bitmap.value},
                          {"persistent", plan.persistent},
-                         {"granularity", kGranularity}}}});
+                         {"granularity", pending.granularity}}}});
     if (pending.marks > 0) {
       actions.push_back({{"type", "block-dirty-bitmap-merge"},
                          {"data",

@@ -276,16 +276,16 @@ class DiskPlanner {
   [[nodiscard]] DiskPlan common(Manifest intent, const ChainId& chain, const std::string& reason) const {
     const ByteCount cluster = in_.request.cluster_size.value_or(
         level_.is_full() && compression() != "none" ? kFullClusterSize : kSmallClusterSize);
-    const std::size_t stored = chain == intent.chain ? intent.stored_attempts : 0;
     intent.pending = Pending{.chain = chain,
                              .level = level_,
-                             .job = level_job(chain, level_, stored),
+                             .job = level_job(chain, level_),
                              .node = target_node(chain),
-                             .bitmap = level_bitmap(chain, level_, stored),
+                             .bitmap = level_bitmap(chain, level_),
                              .partial = in_.request.files.partial_file(level_),
                              .started = in_.now,
                              .device = disk_.label,
                              .vm = vm_.identity,
+                             .granularity = granularity_of_next(intent, chain),
                              .marks = vm_.features.human_monitor ? count_marks(node_.virtual_size) : 0,
                              .compression = compression(),
                              .virtual_size = node_.virtual_size,

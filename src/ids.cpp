@@ -53,11 +53,11 @@ std::string chain_node_prefix(const ChainId& chain) {
   return fmt::format("{}{}", kPrefix, chain.text().substr(chain.text().size() - 12));
 }
 
-BitmapName level_bitmap(const ChainId& chain, Level level, std::size_t stored_before) {
-  return {chain_prefix(chain) + level_name(level) + (stored_before == 0 ? "" : fmt::format("-{}", stored_before + 1))};
+BitmapName level_bitmap(const ChainId& chain, Level level) {
+  return {chain_prefix(chain) + level_name(level)};
 }
-JobId level_job(const ChainId& chain, Level level, std::size_t stored_before) {
-  return {level_bitmap(chain, level, stored_before).value};
+JobId level_job(const ChainId& chain, Level level) {
+  return {chain_prefix(chain) + level_name(level)};
 }
 
 std::optional<ChainLevel> parse_chain_level(std::string_view name) {
@@ -66,16 +66,7 @@ std::optional<ChainLevel> parse_chain_level(std::string_view name) {
   if (!chain || !name.starts_with(chain_prefix(*chain))) {
     return std::nullopt;
   }
-  std::string_view rest = name.substr(chain_prefix(*chain).size());
-  if (const auto dash = rest.find('-'); dash != std::string_view::npos) {  // of a later attempt at the level
-    const std::string_view attempt = rest.substr(dash + 1);
-    if (attempt.empty() || attempt.size() > 9 || attempt[0] == '0' || attempt == "1" ||
-        attempt.find_first_not_of("0123456789") != std::string_view::npos) {
-      return std::nullopt;
-    }
-    rest = rest.substr(0, dash);
-  }
-  const auto level = parse_level_name(rest);
+  const auto level = parse_level_name(name.substr(chain_prefix(*chain).size()));
   return level ? std::optional(ChainLevel{*chain, *level}) : std::nullopt;
 }
 

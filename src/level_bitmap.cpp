@@ -36,6 +36,10 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
     return fmt::format("no bitmap for level {} (QEMU was killed since, it was removed, or the disk is another one?)",
                        level);
   }
+  if (last.bitmap != kForeignBitmap && bitmap->granularity != last.granularity) {
+    return fmt::format("the bitmap for level {} is that of an earlier attempt at it (was the disk rolled back?)",
+                       level);
+  }
   if (bitmap->inconsistent) {
     return fmt::format("the bitmap for level {} is inconsistent (QEMU was killed since)", level);
   }
@@ -75,6 +79,11 @@ std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vec
     }
   }
   return keep;
+}
+
+ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain) {
+  constexpr std::size_t kMostDoublings = 5;
+  return kGranularity << (manifest.chain == chain ? std::min(manifest.stored_attempts, kMostDoublings) : 0);
 }
 
 bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain) {

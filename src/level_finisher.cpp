@@ -71,6 +71,7 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
   record.bytes_copied = job->current;
   record.compression = pending.compression;
   record.bitmap = pending.bitmap;
+  record.granularity = pending.granularity;
   record.marks = pending.marks;
   record.qemu = session.client.qemu_version();
   const auto info = regular_file_info(partial);

@@ -122,6 +122,7 @@ LevelRecord parse_record(json object) {
   } else {
     record.marks = fields.count("marks");
   }
+  record.granularity = fields.has("granularity") ? fields.bytes("granularity") : kGranularity;
   record.qemu = fields.text("qemu");
   if (fields.has("sha256")) {
     record.sha256 = fields.text("sha256");
@@ -151,6 +152,7 @@ Pending parse_pending(json object) {
                   .started = fields.text("started"),
                   .device = fields.text("device"),
                   .vm = parse_vm(fields.take("vm")),
+                  .granularity = fields.has("granularity") ? fields.bytes("granularity") : kGranularity,
                   .marks = fields.count("marks"),
                   .compression = fields.text("compression"),
                   .virtual_size = fields.bytes("virtual_size"),
@@ -193,8 +195,7 @@ void refuse_foreign_names(const Manifest& manifest) {
     return;
   }
   const Pending& run = *manifest.pending;
-  const auto named = parse_chain_level(run.bitmap.value);
-  if (!named || named->chain != run.chain || named->level != run.level || run.job.value != run.bitmap.value ||
+  if (run.bitmap != level_bitmap(run.chain, run.level) || run.job != level_job(run.chain, run.level) ||
       run.node != target_node(run.chain)) {
     throw ManifestDamaged("'pending' names what no run of this chain makes");
   }
@@ -222,6 +223,9 @@ json known_fields(const LevelRecord& record) {
   if (record.checked) {
     object["checked"] = true;
   }
+  if (record.granularity != kGranularity) {
+    object["granularity"] = record.granularity;
+  }
   return object;
 }
 
@@ -242,6 +246,9 @@ json known_fields(const Pending& pending) {
               {"adopts", pending.adopts},
               {"was_running", pending.was_running},
               {"reason", pending.reason}};
+  if (pending.granularity != kGranularity) {
+    object["granularity"] = pending.granularity;
+  }
   if (pending.archive) {
     object["archive"] = *pending.archive;
   }

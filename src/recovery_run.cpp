@@ -137,8 +137,9 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   if (file_beyond_manifest(chain, files)) {
     return completed;  // an older copy of the manifest: the bitmap that it does not know is that of a level
   }
-  if (const LevelRecord* last = manifest.last();
-      last != nullptr && vm.find_job({last->bitmap.value}) && remove_adopted_bitmap(session, manifest)) {
+  if (const LevelRecord* last = manifest.last(); last != nullptr &&
+                                                 vm.find_job(level_job(manifest.chain, last->level)) &&
+                                                 remove_adopted_bitmap(session, manifest)) {
     session.reporter.note(
         fmt::format("{}: removed the bitmap {} of an earlier run", manifest.device, kForeignBitmap.value));
   }

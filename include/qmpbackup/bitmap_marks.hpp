@@ -27,8 +27,6 @@ namespace qmpbackup {
 /// QMP cannot mark a chosen part of a bitmap. A write to a scratch node of the disk's size (null-co, which stores
 /// nothing) does, and `block-dirty-bitmap-merge` carries the marks over in the transaction that makes the level's
 /// bitmap.
-inline constexpr ByteCount kGranularity = 64 * kKiB;
-
 struct MarkedRange {
   ByteCount offset = 0;  ///< of a granule
   ByteCount length = 0;  ///< bytes, all on the disk

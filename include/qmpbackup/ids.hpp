@@ -64,11 +64,8 @@ std::string chain_prefix(const ChainId& chain);
 /// are).
 std::string chain_node_prefix(const ChainId& chain);
 
-/// "qmpbackup-<uuid>-inc0"; `stored_before`: so many attempts at this level, taken back since, may be in copies of the
-/// disk's image with a bitmap of their own: after one it is "qmpbackup-<uuid>-inc0-2".
-BitmapName level_bitmap(const ChainId& chain, Level level, std::size_t stored_before = 0);
-/// Called like the bitmap.
-JobId level_job(const ChainId& chain, Level level, std::size_t stored_before = 0);
+BitmapName level_bitmap(const ChainId& chain, Level level);
+JobId level_job(const ChainId& chain, Level level);
 /// What the name of a level's bitmap or job says.
 struct ChainLevel {
   ChainId chain;

@@ -24,6 +24,10 @@ const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const Bit
 /// them. A run makes the next level's alone, beside the last one's.
 std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vector<Node>& nodes);
 
+/// The granularity of the next level's bitmap, where that level belongs to `chain`: doubled for each attempt at it that
+/// may come back with an image, five times at most.
+ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain);
+
 /// Whether the node has a bitmap of this chain.
 bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain);
 /// The bitmaps of all our chains on the node, for a message; empty for none.

@@ -19,6 +19,11 @@ struct VmIdentity {
   std::string uuid;
 };
 
+/// Of a level's bitmap, unless an earlier attempt at the level may come back with a copy of the disk's image: its
+/// bitmap has the same name, and is told apart by that (Manifest::stored_attempts). The marks are counted in this
+/// always.
+inline constexpr ByteCount kGranularity = 64 * kKiB;
+
 /// A level that is complete and on disk.
 struct LevelRecord {
   Level level;
@@ -27,9 +32,10 @@ struct LevelRecord {
   ByteCount virtual_size = 0;
   ByteCount bytes_copied = 0;
   ByteCount file_size = 0;
-  std::string compression;       ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
-  BitmapName bitmap;             ///< holds what was written since `time`
-  std::size_t marks = 0;         ///< so many the bitmap began with (bitmap_marks.hpp)
+  std::string compression;               ///< "zstd", "zlib", "none"; "unknown" for a level made elsewhere
+  BitmapName bitmap;                     ///< holds what was written since `time`
+  ByteCount granularity = kGranularity;  ///< of the bitmap
+  std::size_t marks = 0;                 ///< so many the bitmap began with (bitmap_marks.hpp)
   std::optional<bool> marked{};  ///< what the first manifests say instead: of marks that are not looked for any more
   std::string qemu;              ///< version
   std::optional<std::string> sha256;
@@ -52,6 +58,7 @@ struct Pending {
   std::string started;  ///< RFC 3339 in UTC
   std::string device;
   VmIdentity vm;
+  ByteCount granularity = kGranularity;  ///< of the bitmap
   std::size_t marks = 0;
   std::string compression;
   ByteCount virtual_size = 0;

@@ -272,14 +272,14 @@ TEST_F(Changes, Disk_Rolled_Back_To_The_Bitmap_Of_An_Attempt_That_Was_Taken_Back
   scene_->start_again();
   scene_->change_disk(5);
   ASSERT_EQ(scene_->backup({"-inc", "1"}).exit_code, 0) << scene_->last_words();
-  EXPECT_TRUE(bitmap().ends_with("-inc1-2")) << bitmap();
+  EXPECT_EQ(vm().bitmaps(Scene::disk).at(0).at("granularity"), 128 * KiB);
   vm().stop_cleanly();
   std::filesystem::rename(copy, image);
   vm().start();
   ASSERT_EQ(vm().our_bitmaps(Scene::disk).size(), 2U) << "of inc0, and of the first attempt at inc1";
   const ProgramResult refused = scene_->backup({"-inc", "2"});
   EXPECT_EQ(refused.exit_code, 3) << refused.err;
-  EXPECT_NE(refused.err.find("no bitmap for level inc1"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("of an earlier attempt"), std::string::npos) << refused.err;
   EXPECT_EQ(scene_->backup({"-inc", "auto"}).exit_code, 0);
   EXPECT_EQ(scene_->check_settled(), Violations{});
   expect_archives(scene_->recover_and_check(1), 1);

@@ -55,15 +55,20 @@ TEST_F(LevelBitmaps, Tell_The_Chain_Of_A_Disk_Whatever_It_Is_Called) {
 }
 
 // A copy of the disk's image may have the bitmap of the attempt that was taken back.
-TEST_F(LevelBitmaps, Of_A_Level_That_Was_Stored_And_Taken_Back_Get_Another_Name) {
+TEST_F(LevelBitmaps, Of_A_Level_That_Was_Stored_And_Taken_Back_Have_Another_Granularity) {
   have_chain_up_to(0);
-  manifest().stored_attempts = 1;
   ask(1);
-  EXPECT_EQ(disk_plan().pending().bitmap.value, level_bitmap(kChain, Level{1}).value + "-2");
-  EXPECT_EQ(disk_plan().pending().job.value, disk_plan().pending().bitmap.value);
-  node().bitmaps.clear();
+  EXPECT_EQ(disk_plan().pending().granularity, kGranularity);
+  manifest().stored_attempts = 1;
+  EXPECT_EQ(disk_plan().pending().granularity, 2 * kGranularity);
+  manifest().stored_attempts = 1000;
+  EXPECT_EQ(disk_plan().pending().granularity, 32 * kGranularity);
+  last_bitmap().granularity *= 2;
+  EXPECT_REFUSED(NewFullNeeded, "is that of an earlier attempt at it");
   ask_auto();
-  EXPECT_EQ(disk_plan().pending().bitmap, level_bitmap(kFresh, kFullLevel)) << "a new chain has no past";
+  EXPECT_EQ(disk_plan().pending().granularity, kGranularity) << "a new chain has no past";
+  manifest().levels.back().granularity = last_bitmap().granularity;
+  EXPECT_EQ(disk_plan().pending().level, Level{1});
 }
 
 TEST_F(LevelBitmaps, None_Is_Kept_For_A_Chain_Without_Levels) {

@@ -74,12 +74,6 @@ TEST(BitmapNames, Tell_Their_Chain) {
   ASSERT_TRUE(named);
   EXPECT_EQ(named->chain, chain);
   EXPECT_EQ(named->level, Level{3});
-  const auto again = parse_chain_level(level_bitmap(chain, Level{3}, 9).value);
-  ASSERT_TRUE(again);
-  EXPECT_EQ(again->level, Level{3});
-  for (const char* attempt : {"-", "-0", "-1", "-02", "-x", "--2", "-2-2", "-9999999999"}) {
-    EXPECT_FALSE(parse_chain_level(level_bitmap(chain, Level{3}).value + attempt)) << attempt;
-  }
   for (const char* other : {"", "bitmap0", "qmpbackup-", "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab",
                             "xqmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-full", "qmpbackup-0b3c6f52-full",
                             "qmpbackup-0b3c6f52-1d2e-4f60-8a9b-0123456789ab-mine", "qmpbackup-mine"}) {
