@@ -94,6 +94,19 @@ void refuse_foreign_options(const CLI::App& app) {
   }
 }
 
+/// Of two disks or two chains the last one alone would be backed up, in silence.
+void refuse_two_values(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    const std::vector<std::string>& values = option->results();
+    const auto other = std::find_if(values.begin(), values.end(), [&](const auto& v) { return v != values.front(); });
+    if (option->get_group() == kWhat && other != values.end()) {
+      throw UsageError(
+          fmt::format("{} is there twice, with {} and {}", as_typed(option->get_name()), values.front(), *other),
+          "give it once: a run backs up one disk");
+    }
+  }
+}
+
 bool asks_for_json(const std::vector<std::string>& arguments) {
   return std::any_of(arguments.begin(), arguments.end(), [](const std::string& argument) {
     return argument == "--json" || argument == "--json=true" || argument == "--json=1";
@@ -207,6 +220,7 @@ int run_command_line(int argc, const char* const* argv) {
     }
     parse(app, rewrite_arguments(arguments));
     refuse_foreign_options(app);
+    refuse_two_values(app);
     if (invocation.help) {
       const auto commands = app.get_subcommands();
       std::cout << help_text(commands.empty() ? app : *commands.front());
