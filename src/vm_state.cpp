@@ -250,6 +250,16 @@ Disk find_any_disk(const VmState& vm, const std::string& name) {
     if (!used) {
       return disk_below(vm, {name}, name);
     }
+    for (const Disk& disk : list_disks(vm)) {
+      const std::vector<const Node*> chain = backing_chain(vm, disk);
+      if (std::any_of(chain.begin(), chain.end(), [&](const Node* node) { return node->name.value == name; })) {
+        throw ChainError(
+            fmt::format("{}: this node is below a snapshot of the disk {}, and does not see what the guest "
+                        "writes now",
+                        name, disk.label),
+            fmt::format("back that up: -deviceToBackup {}", disk.label));
+      }
+    }
     throw ChainError(fmt::format("{}: this node is a part of another disk; its content alone is no disk", name),
                      describe_devices(vm));
   }
