@@ -107,6 +107,9 @@ QmpCommand reopen_read_only(const Pending& pending) {
 QmpCommand delete_node(const NodeName& node) {
   return {"blockdev-del", {{"node-name", node.value}}};
 }
+QmpCommand set_speed(const JobId& job, ByteCount bytes_per_second) {
+  return {"block-job-set-speed", {{"device", job.value}, {"speed", bytes_per_second}}};
+}
 QmpCommand dismiss_job(const JobId& job) {
   return {"job-dismiss", {{"id", job.value}}};
 }

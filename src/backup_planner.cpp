@@ -84,7 +84,7 @@ class DiskPlanner {
       return;
     }
     refuse_other_vm(in_.request.files.base(), chain.manifest->vm, vm_.identity);
-    if (has_bitmap_of(node_, chain.manifest->chain)) {
+    if (has_bitmap_of({node_}, chain.manifest->chain)) {
       return;  // whatever the disk was called then
     }
     // Another disk is not fine. A device without an id is called by its place, which is another one's after a restart.
@@ -317,15 +317,15 @@ class DiskPlanner {
 
   DiskPlan plan_full(const std::string& reason) const {
     const bool replaces = in_.chain.has_backups();
-    Manifest intent = in_.chain.manifest && replaces ? *in_.chain.manifest
-                                                     : Manifest{.chain = in_.fresh_id,
-                                                                .vm = vm_.identity,
-                                                                .device = disk_.label,
-                                                                .replaces = replaces ? in_.chain.lost_id : std::nullopt,
-                                                                .levels = {},
-                                                                .pending = {}};
-    if (in_.chain.manifest && !replaces) {
+    Manifest intent{.chain = in_.fresh_id, .vm = vm_.identity, .device = disk_.label};
+    if (in_.chain.manifest && replaces) {
+      intent = *in_.chain.manifest;
+    } else if (in_.chain.manifest) {
       intent.other = in_.chain.manifest->other;
+    }
+    std::erase_if(intent.replaces, [&](const ChainId& chain) { return !has_bitmap_of(vm_.nodes, chain); });
+    if (replaces && in_.chain.lost_id) {
+      intent.replaces.push_back(*in_.chain.lost_id);
     }
     DiskPlan plan = common(std::move(intent), in_.fresh_id, reason);
     if (replaces) {
@@ -341,7 +341,7 @@ class DiskPlanner {
                                             in_.request.files.archived(*plan.pending().archive).folder())));
     }
     if (const std::string names = names_of_our_bitmaps(node_); !names.empty()) {
-      if (replaces && !in_.chain.manifest && !has_bitmap_of(node_, in_.chain.lost_id)) {
+      if (replaces && !in_.chain.manifest && !has_bitmap_of({node_}, in_.chain.lost_id)) {
         warnings_.push_back(
             about(fmt::format("the bitmap {} stays: it may be of the old chain, whose manifest is gone, or of another "
                               "chain of this disk",

@@ -179,7 +179,7 @@ class BackupRun {
  private:
   /// Whether the level asked for is the one that an earlier run had almost done.
   bool completed_by_recovery(const BackupRequest& request) {
-    const auto completed = recover_chain(session_, request.files);
+    const auto completed = recover_chain(session_, request.files, request.speed_bytes_per_second.value_or(0));
     if (!completed || request.level != completed->level) {
       return false;
     }
@@ -245,6 +245,12 @@ class BackupRun {
       reporter_.passing("cancelling; ctrl-c again leaves at once, and the next run cleans up");
       const bool all = undo(plans);
       throw Interrupted(signal.signal_number(), all ? "the backup was cancelled, the chain is as it was" : "");
+    } catch (const FileError& error) {  // which names a file alone
+      reporter_.end_progress();
+      const std::string device = plans.front().disk.label;
+      const bool all = undo(plans);
+      throw Error(fmt::format("{}: {}", device, error.what()),
+                  fmt::format("{}; {}", error.hint(), all ? "the chain is as it was" : "the next run cleans up"));
     } catch (const std::exception&) {
       reporter_.end_progress();
       undo(plans);
@@ -259,6 +265,7 @@ class BackupRun {
       rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
     }
     write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
+    write_lock_note(plan.files.lock_path(), with_begun(read_lock_note(plan.files.lock_path()), plan.pending().chain));
     ++begun_;
   }
 

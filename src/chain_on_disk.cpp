@@ -72,19 +72,6 @@ std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainF
   return std::nullopt;
 }
 
-std::string note_of_newest_level(const Manifest& manifest) {
-  return fmt::format("{} {}\n", manifest.chain.text(), manifest.levels.back().file);
-}
-
-std::optional<ChainId> chain_of_note(const ChainOnDisk& chain, const ChainFiles& files, const std::string& note) {
-  const std::size_t space = note.find(' ');
-  if (space == std::string::npos || !note.ends_with('\n')) {
-    return std::nullopt;
-  }
-  const auto newest = files.level_of_file(note.substr(space + 1, note.size() - space - 2));
-  return newest && chain.file_of(*newest) != nullptr ? ChainId::parse(note.substr(0, space)) : std::nullopt;
-}
-
 LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files) {
   LevelRecord record;
   record.level = file.level;
@@ -99,7 +86,7 @@ LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files) {
 
 Manifest adopt_chain(const ChainOnDisk& chain, const ChainFiles& files, const ChainId& id, const VmIdentity& vm,
                      const std::string& device) {
-  Manifest manifest{.chain = id, .vm = vm, .device = device, .replaces = {}, .levels = {}, .pending = {}};
+  Manifest manifest{.chain = id, .vm = vm, .device = device};
   Level expected = kFullLevel;
   for (const LevelFile& file : chain.files) {
     if (file.level != expected) {

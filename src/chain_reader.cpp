@@ -7,8 +7,10 @@
 
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/folders.hpp"
+#include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/qemu_img.hpp"
 
 namespace qmpbackup {
@@ -87,14 +89,6 @@ LevelFile read_level(const std::string& path, Level level, Unreadable unreadable
   return file;
 }
 
-std::string read_note(const ChainFiles& files) {
-  try {
-    return read_file_if_there(files.lock_path(), kKiB).value_or("");
-  } catch (const FileError&) {  // as write_note_into_lock
-    return "";
-  }
-}
-
 /// Where a level of the manifest is, if not under its final name.
 std::optional<std::string> place_elsewhere(const Manifest& manifest, const ChainFiles& files, Level level) {
   if (manifest.pending_merge && (level.is_full() || level == manifest.pending_merge->through.next())) {
@@ -149,9 +143,14 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
 
 ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_files(loop, files, Unreadable::kThrow);
-  if (!chain.manifest && !chain.lost_id) {
-    chain.lost_id = chain_of_note(chain, files, read_note(files));
+  const LockNote note = read_lock_note(files.lock_path());
+  const auto newest = files.level_of_file(note.newest);
+  const std::vector<ChainId> known = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
+  const bool is_another = note.chain && std::find(known.begin(), known.end(), *note.chain) == known.end();
+  if (!chain.lost_id && is_another && newest && chain.file_of(*newest) != nullptr) {
+    chain.lost_id = note.chain;  // else the files went elsewhere, and left the lock behind
   }
+  chain.begun = note.begun;
   chain.was_ours = chain.manifest || chain.lost_id || exists(files.checksums_path());
   return chain;
 }

@@ -32,11 +32,12 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
   if (!chain) {
     return named || bitmap == kForeignBitmap;
   }
-  if (!chain->manifest) {
-    return chain->lost_id ? named && named->chain == *chain->lost_id : bitmap == kForeignBitmap;
+  if (!chain->manifest && !chain->lost_id) {
+    return bitmap == kForeignBitmap;
   }
-  const LevelRecord* last = chain->manifest->last();
-  return (named && named->chain == chain->manifest->chain) || (last != nullptr && bitmap == last->bitmap);
+  const LevelRecord* last = chain->manifest ? chain->manifest->last() : nullptr;
+  return (named && ((chain->manifest && named->chain == chain->manifest->chain) || named->chain == chain->lost_id)) ||
+         (last != nullptr && bitmap == last->bitmap);
 }
 
 /// Refuses another VM's chain, and warns of another disk's and of none: that nothing is removed must not look like
@@ -96,7 +97,7 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   Session session{loop, reporter, client, query_features(client), request.connection.timeouts.reply};
   if (lock) {
     session.locks = {&*lock, 1};
-    recover_chain(session, *request.files);
+    recover_chain(session, *request.files, std::nullopt);
     chain = read_sound_chain(loop, *request.files);
   }
   const VmState vm = look_at_vm(session);

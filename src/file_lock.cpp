@@ -73,16 +73,26 @@ void FileLock::require_held() const {
   }
 }
 
-void write_note_into_lock(const std::string& path, std::string_view note) {
+LockNote read_lock_note(const std::string& path) {
   try {
-    if (read_file_if_there(path, kKiB) == note) {
+    return parse_lock_note(read_file_if_there(path, kKiB).value_or(""));
+  } catch (const FileError&) {
+    return {};
+  }
+}
+
+void write_lock_note(const std::string& path, const LockNote& note) {
+  const std::string text = format_lock_note(note);
+  try {
+    if (read_file_if_there(path, kKiB) == text) {
       return;
     }
-    const UniqueFd fd = open_file(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_TRUNC);
-    if (::write(fd.get(), note.data(), note.size()) < 0 || ::fsync(fd.get()) != 0) {
+    const UniqueFd fd = open_file(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (::pwrite(fd.get(), text.data(), text.size(), 0) < 0 ||
+        ::ftruncate(fd.get(), static_cast<off_t>(text.size())) != 0 || ::fsync(fd.get()) != 0) {
       throw_errno("write into the lock", path);
     }
-  } catch (const Error&) {  // only a chain that loses its manifest would have read it
+  } catch (const Error&) {  // only a run that finds no manifest would have read it
   }
 }
 

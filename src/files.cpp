@@ -19,8 +19,7 @@
 namespace qmpbackup {
 namespace {
 
-constexpr mode_t kFileMode = 0600;
-constexpr mode_t kFolderMode = 0700;
+constexpr mode_t kFileMode = 0600, kFolderMode = 0700;
 
 std::string hint_for(int error) {
   if (error == ENOSPC || error == EDQUOT) {
@@ -29,12 +28,13 @@ std::string hint_for(int error) {
   if (error == EISDIR) {
     return "move away what is in its place";
   }
-  return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are" : "";
+  return error == EACCES || error == EPERM ? "check owner and mode, or run as the user whose backups they are"
+                                           : "check its storage, then try again";
 }
 
 [[noreturn]] void throw_errno_between(std::string_view what, const std::string& path, const std::string& to) {
   const int error = errno;
-  throw FileError(fmt::format("cannot {} {} to {}: {}", what, path, to, std::strerror(error)));
+  throw FileError(fmt::format("cannot {} {} to {}: {}", what, path, to, std::strerror(error)), hint_for(error));
 }
 
 std::string folder_of(const std::string& path) {

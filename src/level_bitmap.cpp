@@ -61,6 +61,15 @@ const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const Bit
   return nullptr;
 }
 
+std::vector<ChainId> chains_of(const Manifest& manifest) {
+  std::vector<ChainId> chains = manifest.replaces;
+  chains.push_back(manifest.chain);
+  if (manifest.pending) {
+    chains.push_back(manifest.pending->chain);
+  }
+  return chains;
+}
+
 std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vector<Node>& nodes) {
   const LevelRecord* last = manifest.last();
   if (last == nullptr) {
@@ -86,10 +95,12 @@ ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain) {
   return kGranularity << (manifest.chain == chain ? std::min(manifest.stored_attempts, kMostDoublings) : 0);
 }
 
-bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain) {
-  return chain && std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [&](const Bitmap& bitmap) {
-           const auto named = parse_chain_level(bitmap.name.value);
-           return named && named->chain == *chain;
+bool has_bitmap_of(const std::vector<Node>& nodes, const std::optional<ChainId>& chain) {
+  return chain && std::any_of(nodes.begin(), nodes.end(), [&](const Node& node) {
+           return std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [&](const Bitmap& bitmap) {
+             const auto named = parse_chain_level(bitmap.name.value);
+             return named && named->chain == *chain;
+           });
          });
 }
 

@@ -140,7 +140,7 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   refuse_other_content(files.level_path(pending.level), pending);
   Manifest next = manifest;
   if (pending.archive && next.chain != pending.chain) {
-    next.replaces = next.chain;
+    next.replaces.push_back(next.chain);
     next.chain = pending.chain;
     next.device = pending.device;
     next.vm = pending.vm;
@@ -170,6 +170,18 @@ void refuse_file_in_the_way(Session& session, const ChainFiles& files, const Pen
   } else if (!is_same_file(path, files.in_folder(pending.partial))) {  // else: killed between its two names
     throw ChainError(fmt::format("{}: {} appeared during the backup, and nothing is overwritten", pending.device, path),
                      "find out what made it; move it away and try again");
+  }
+}
+
+/// What the level is to lie on may have been removed or changed since the run was planned.
+void refuse_broken_chain(Session& session, const ChainFiles& files, const Pending& pending) {
+  if (pending.level.is_full()) {
+    return;
+  }
+  const ChainOnDisk chain = read_chain(session.loop, files);
+  if (const auto fault = fault_of_chain(chain, files)) {
+    throw NewFullNeeded(fmt::format("{}: the chain was damaged during the backup: {}", pending.device, *fault),
+                        "put the file back and try again, or take a new full with -inc auto");
   }
 }
 
@@ -215,6 +227,7 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   }
   if (from != Recovery::kCommit) {
     refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kStays);
+    refuse_broken_chain(session, files, *manifest.pending);
     Manifest verified = manifest;
     verified.pending->verified = verify_partial(session, files, *manifest.pending);
     require_locks(session);
@@ -225,8 +238,15 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
   require_locks(session);
   refuse_file_in_the_way(session, files, *manifest.pending, EmptyImage::kGoes);
-  commit(files, manifest);
-  write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
+  try {
+    commit(files, manifest);
+  } catch (const FileError& error) {
+    const Pending& pending = *manifest.pending;
+    throw Error(fmt::format("{}: level {} is complete, but could not be put into the chain: {}", pending.device,
+                            level_name(pending.level), error.what()),
+                fmt::format("{}: the next run puts it there", error.hint()));
+  }
+  write_lock_note(files.lock_path(), with_newest_level(read_lock_note(files.lock_path()), manifest));
   try {
     write_checksums(files, manifest);
   } catch (const Error& error) {
@@ -291,17 +311,7 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
       rename_durably(files.damaged_manifest_path(), files.manifest_path());
     }
   }
-}
-
-std::vector<ChainId> chains_of(const Manifest& manifest) {
-  std::vector<ChainId> chains{manifest.chain};
-  if (manifest.replaces) {
-    chains.push_back(*manifest.replaces);
-  }
-  if (manifest.pending) {
-    chains.push_back(manifest.pending->chain);
-  }
-  return chains;
+  write_lock_note(files.lock_path(), without_begun(read_lock_note(files.lock_path()), pending.chain));
 }
 
 }  // namespace qmpbackup

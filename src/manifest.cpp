@@ -265,8 +265,11 @@ json known_fields(const Manifest& manifest) {
                 {"vm", {{"name", manifest.vm.name}, {"uuid", manifest.vm.uuid}}},
                 {"device", manifest.device},
                 {"levels", json::array()}};
-  if (manifest.replaces) {
-    document["replaces"] = manifest.replaces->text();
+  for (const ChainId& replaced : manifest.replaces) {
+    document["replaces"].push_back(replaced.text());
+  }
+  if (manifest.replaces.size() == 1) {
+    document["replaces"] = manifest.replaces.front().text();  // as the first manifests have it
   }
   for (const LevelRecord& record : manifest.levels) {
     document["levels"].push_back(known_fields(record));
@@ -331,15 +334,10 @@ Manifest parse_manifest(std::string_view text) {
     throw ManifestTooNew(fmt::format("it has format {}, this program knows format {}", format.dump(), kFormat),
                          "use the newer qmpbackup that wrote it");
   }
-  Manifest manifest{.chain = fields.chain("chain"),
-                    .vm = {},
-                    .device = fields.text("device"),
-                    .replaces = {},
-                    .levels = {},
-                    .pending = {}};
+  Manifest manifest{.chain = fields.chain("chain"), .vm = {}, .device = fields.text("device")};
   manifest.vm = parse_vm(fields.take("vm"));
-  if (fields.has("replaces")) {
-    manifest.replaces = fields.chain("replaces");
+  for (const json& replaced : fields.take_if_present("replaces").value_or(json::array())) {
+    manifest.replaces.push_back(Fields({{"replaces", replaced}}, "the manifest").chain("replaces"));
   }
   json levels = fields.take("levels");
   if (!levels.is_array()) {

@@ -52,7 +52,7 @@ void finish_merge(const ChainFiles& files, Manifest& manifest) {
   }
   manifest.pending_merge.reset();
   write_durably(files.manifest_path(), format_manifest(manifest));
-  write_note_into_lock(files.lock_path(), note_of_newest_level(manifest));
+  write_lock_note(files.lock_path(), with_newest_level(read_lock_note(files.lock_path()), manifest));
 }
 
 void finish_merge_if_possible(const ChainFiles& files) {

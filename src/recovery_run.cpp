@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/backup_wait.hpp"
 #include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
@@ -46,10 +50,14 @@ RecoveryFacts look_for_facts(Session& session, const ChainFiles& files, const Ma
   return facts;
 }
 
-LevelRecord finish(Session& session, const ChainFiles& files, Manifest& manifest, Recovery decision) {
+LevelRecord finish(Session& session, const ChainFiles& files, Manifest& manifest, Recovery decision,
+                   std::optional<ByteCount> speed_bytes_per_second) {
   if (decision == Recovery::kWait) {
     session.reporter.note(fmt::format("{}: an earlier run's backup of level {} still works: waiting for it",
                                       manifest.pending->device, level_name(manifest.pending->level)));
+    if (speed_bytes_per_second) {
+      try_execute(session.client, set_speed(manifest.pending->job, *speed_bytes_per_second));
+    }
     wait_for_backups(session, {*manifest.pending});
     decision = Recovery::kFlush;
   }
@@ -64,7 +72,8 @@ void undo(Session& session, const ChainFiles& files, Manifest& manifest) {
       fmt::format("{}: an earlier run ended before level {} was complete: it was taken back", device, level));
 }
 
-std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& files, Manifest& manifest) {
+std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& files, Manifest& manifest,
+                                           std::optional<ByteCount> speed_bytes_per_second) {
   const Recovery decision = decide_recovery(look_for_facts(session, files, manifest));
   switch (decision) {
     case Recovery::kUndo:
@@ -76,12 +85,8 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
     case Recovery::kCommit:
       break;
   }
-  const std::string device = manifest.pending->device;
   try {
-    LevelRecord record = finish(session, files, manifest, decision);
-    session.reporter.note(fmt::format("{}: level {} of an earlier run, from {}, is complete now", device,
-                                      level_name(record.level), record.time));
-    return record;
+    return finish(session, files, manifest, decision, speed_bytes_per_second);
   } catch (const ConnectError&) {
     throw;
   } catch (const Error& error) {
@@ -100,6 +105,60 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
   }
 }
 
+/// The bitmaps that are no leftovers: what the manifest keeps, and all of a chain whose manifest is gone, or an older
+/// copy: when the newest one is put back, the chain goes on from one of them.
+std::vector<BitmapName> bitmaps_that_stay(const ChainOnDisk& chain, const ChainFiles& files,
+                                          const std::vector<Node>& nodes) {
+  const bool is_older_copy = chain.manifest && file_beyond_manifest(chain, files);
+  std::vector<BitmapName> keep = chain.manifest ? bitmaps_to_keep(*chain.manifest, nodes) : std::vector<BitmapName>();
+  for (const Node& node : nodes) {
+    for (const Bitmap& bitmap : node.bitmaps) {
+      const auto named = parse_chain_level(bitmap.name.value);
+      if (named && (named->chain == chain.lost_id || (is_older_copy && named->chain == chain.manifest->chain))) {
+        keep.push_back(bitmap.name);
+      }
+    }
+  }
+  return keep;
+}
+
+/// What a run did not come to that was killed when it had committed its level. Its job tells; returns that level.
+std::optional<LevelRecord> finish_clean_up(Session& session, const Manifest& manifest) {
+  const LevelRecord* last = manifest.last();
+  const std::vector<Job> jobs = query_jobs(session.client);
+  if (last == nullptr || std::none_of(jobs.begin(), jobs.end(), [&](const Job& job) {
+        return job.id == level_job(manifest.chain, last->level);
+      })) {
+    return std::nullopt;
+  }
+  if (remove_adopted_bitmap(session, manifest)) {
+    session.reporter.note(
+        fmt::format("{}: removed the bitmap {} of an earlier run", manifest.device, kForeignBitmap.value));
+  }
+  return *last;
+}
+
+/// What earlier runs left in QEMU of the chains that are, or were to be, in this folder.
+void remove_what_is_left(Session& session, const ChainOnDisk& chain, const ChainFiles& files) {
+  std::vector<ChainId> chains = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
+  for (const std::optional<ChainId>& unnamed : {chain.lost_id, chain.begun}) {
+    if (unnamed) {
+      chains.push_back(*unnamed);
+    }
+  }
+  if (chains.empty()) {
+    return;
+  }
+  const VmState vm = look_at_vm(session);  // waits for a blockdev-create that works: see there
+  for (const std::string& removed : remove_leftovers(session, chains, bitmaps_that_stay(chain, files, vm.nodes))) {
+    session.reporter.note(fmt::format("{}: removed the {} of an earlier run",
+                                      chain.manifest ? chain.manifest->device : files.base(), removed));
+  }
+  if (chain.begun) {
+    write_lock_note(files.lock_path(), without_begun(read_lock_note(files.lock_path()), *chain.begun));
+  }
+}
+
 /// Partial files under this chain's names that no manifest entry names.
 void remove_partials(Session& session, const ChainFiles& files, const std::vector<Level>& partials) {
   for (const Level level : partials) {
@@ -112,41 +171,35 @@ void remove_partials(Session& session, const ChainFiles& files, const std::vecto
 
 }  // namespace
 
-std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& files) {
+std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& files,
+                                         std::optional<ByteCount> speed_bytes_per_second) {
   if (!exists(files.manifest_path()) && exists(files.damaged_manifest_path())) {
     // Killed when it had put a damaged manifest aside, before its own was written.
     rename_durably(files.damaged_manifest_path(), files.manifest_path());
   }
-  const ChainOnDisk chain = read_chain(session.loop, files);
+  ChainOnDisk chain = read_chain(session.loop, files);
   if (chain.manifest_state == ManifestState::kTooNew) {
     return std::nullopt;  // a newer program's work is not ours to judge
   }
-  if (!chain.manifest) {
-    remove_partials(session, files, chain.partials);
-    return std::nullopt;
-  }
-  Manifest manifest = *chain.manifest;
-  finish_merge(files, manifest);
   std::optional<LevelRecord> completed;
-  if (manifest.pending) {
-    refuse_other_vm(files.base(), manifest.pending->vm, look_at_vm(session).identity);
-    completed = resolve_pending(session, files, manifest);
+  if (chain.manifest && (chain.manifest->pending_merge || chain.manifest->pending)) {
+    finish_merge(files, *chain.manifest);
+    if (chain.manifest->pending) {
+      refuse_other_vm(files.base(), chain.manifest->pending->vm, look_at_vm(session).identity);
+      completed = resolve_pending(session, files, *chain.manifest, speed_bytes_per_second);
+    }
+    chain = read_chain(session.loop, files);
   }
   const EventLoop::Shield shield(session.loop);
-  const VmState vm = look_at_vm(session);  // waits for a blockdev-create that works: see there
-  if (file_beyond_manifest(chain, files)) {
-    return completed;  // an older copy of the manifest: the bitmap that it does not know is that of a level
+  if (chain.manifest) {
+    const auto cleaned_up = finish_clean_up(session, *chain.manifest);
+    completed = completed ? completed : cleaned_up;
   }
-  if (const LevelRecord* last = manifest.last(); last != nullptr &&
-                                                 vm.find_job(level_job(manifest.chain, last->level)) &&
-                                                 remove_adopted_bitmap(session, manifest)) {
-    session.reporter.note(
-        fmt::format("{}: removed the bitmap {} of an earlier run", manifest.device, kForeignBitmap.value));
+  if (completed) {
+    session.reporter.note(fmt::format("{}: level {} of an earlier run, from {}, is complete now",
+                                      chain.manifest->device, level_name(completed->level), completed->time));
   }
-  for (const std::string& removed :
-       remove_leftovers(session, chains_of(manifest), bitmaps_to_keep(manifest, vm.nodes))) {
-    session.reporter.note(fmt::format("{}: removed the {} of an earlier run", manifest.device, removed));
-  }
+  remove_what_is_left(session, chain, files);
   remove_partials(session, files, chain.partials);
   return completed;
 }

@@ -42,16 +42,6 @@ bool is_node_of(const std::vector<ChainId>& chains, const NodeName& name) {
   });
 }
 
-/// Runs a removal that may find its object gone, or held for a moment longer: the caller looks again.
-bool try_execute(QmpClient& client, const QmpCommand& command) {
-  try {
-    client.execute(command);
-    return true;
-  } catch (const QmpError&) {
-    return false;
-  }
-}
-
 void remove_jobs(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
   for (const Job& job : query_jobs(session.client)) {
     if (!is_level_of(chains, job.id.value)) {
@@ -126,6 +116,15 @@ void remove_all_descriptors(Session& session, const std::vector<ChainId>& chains
 }
 
 }  // namespace
+
+bool try_execute(QmpClient& client, const QmpCommand& command) {
+  try {
+    client.execute(command);
+    return true;
+  } catch (const QmpError&) {
+    return false;
+  }
+}
 
 VmFeatures query_features(QmpClient& client) {
   return parse_features(QmpSchema(query(client, "query-qmp-schema")));

@@ -27,6 +27,7 @@ bool needs_old_marks(const DiskPlan& plan);
 QmpCommand start_backup(const std::vector<DiskPlan>& plans);
 QmpCommand reopen_read_only(const Pending& pending);
 QmpCommand delete_node(const NodeName& node);
+QmpCommand set_speed(const JobId& job, ByteCount bytes_per_second);  ///< 0: no limit
 QmpCommand dismiss_job(const JobId& job);
 QmpCommand remove_bitmap(const NodeName& node, const BitmapName& bitmap);
 

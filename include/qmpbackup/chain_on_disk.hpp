@@ -30,8 +30,9 @@ struct ChainOnDisk {
   ManifestState manifest_state = ManifestState::kAbsent;
   std::string manifest_problem;      ///< for kDamaged and kTooNew
   std::optional<Manifest> manifest;  ///< for kGood
-  std::optional<ChainId>
-      lost_id;            ///< without a good manifest: the chain's id, from the damaged one or the lock (read_chain)
+  std::optional<ChainId> lost_id;  ///< the chain whose manifest is lost, damaged, or replaced by another chain's: from
+                                   ///< the damaged one or the lock (read_chain)
+  std::optional<ChainId> begun{};  ///< another chain whose first level a run began here (read_chain)
   bool was_ours = false;  ///< what is there beside the manifest says that this program made the chain (read_chain)
   std::vector<LevelFile> files;  ///< ascending by level
   std::vector<Level> partials;
@@ -53,13 +54,6 @@ std::optional<std::string> fault_of_level(const ChainOnDisk& chain, const ChainF
 
 /// The first fault among all levels of the manifest, if any.
 std::optional<std::string> fault_of_chain(const ChainOnDisk& chain, const ChainFiles& files);
-
-/// For the lock of a chain: which chain it is, and its newest level.
-std::string note_of_newest_level(const Manifest& manifest);
-
-/// The chain that such a note is of, where the level that it names is among the files: these are that chain then, not
-/// what was left when it moved elsewhere.
-std::optional<ChainId> chain_of_note(const ChainOnDisk& chain, const ChainFiles& files, const std::string& note);
 
 /// What a level's file alone tells of it; the rest is "unknown" or empty.
 LevelRecord record_from_file(const LevelFile& file, const ChainFiles& files);

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/lock_note.hpp"
 
 namespace qmpbackup {
 
@@ -29,8 +29,11 @@ class FileLock {
   UniqueFd fd_;
 };
 
-/// Replaces the content of a lock file in place, so that whoever holds the lock keeps it. A kill may leave half of it.
-/// Does nothing where that does not work: some network file systems lock the content too.
-void write_note_into_lock(const std::string& path, std::string_view note);
+/// What a lock file says; nothing where it cannot be read: some network file systems lock the content too.
+LockNote read_lock_note(const std::string& path);
+
+/// Replaces that, durably and in place, so that whoever holds the lock keeps it: what was there is written over before
+/// it is cut off, and a kill leaves at most a half line at the end. Does nothing where that does not work.
+void write_lock_note(const std::string& path, const LockNote& note);
 
 }  // namespace qmpbackup

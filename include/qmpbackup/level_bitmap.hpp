@@ -19,6 +19,9 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last);
 /// back.
 const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const BitmapName& bitmap);
 
+/// The chains whose things in QEMU the manifest answers for.
+std::vector<ChainId> chains_of(const Manifest& manifest);
+
 /// The bitmaps of a chain that are no leftovers: its last level's, and those of levels that the manifest does not know
 /// and that no run under way can have made: the manifest is an older copy then, and elsewhere the chain goes on from
 /// them. A run makes the next level's alone, beside the last one's.
@@ -28,8 +31,8 @@ std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vec
 /// may come back with an image, five times at most.
 ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain);
 
-/// Whether the node has a bitmap of this chain.
-bool has_bitmap_of(const Node& node, const std::optional<ChainId>& chain);
+/// Whether one of the nodes has a bitmap of this chain.
+bool has_bitmap_of(const std::vector<Node>& nodes, const std::optional<ChainId>& chain);
 /// The bitmaps of all our chains on the node, for a message; empty for none.
 std::string names_of_our_bitmaps(const Node& node);
 

@@ -29,7 +29,4 @@ bool remove_adopted_bitmap(Session& session, const Manifest& manifest);
 /// Continues a guest that stopped on an I/O error meanwhile. Signals wait for its end.
 void undo_level(Session& session, const ChainFiles& files, Manifest& manifest);
 
-/// The chains whose things in QEMU this manifest answers for.
-std::vector<ChainId> chains_of(const Manifest& manifest);
-
 }  // namespace qmpbackup

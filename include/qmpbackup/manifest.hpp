@@ -82,12 +82,12 @@ struct Manifest {
   ChainId chain;
   VmIdentity vm;
   std::string device;
-  std::optional<ChainId> replaces;  ///< the archived chain whose bitmap may still be on the disk
+  std::vector<ChainId> replaces{};  ///< archived chains whose bitmaps may still be on the disk
   std::vector<LevelRecord>
-      levels;  ///< the full, then 0, 1 ... without a gap; after a merge, from the level after `merged` on
+      levels{};  ///< the full, then 0, 1 ... without a gap; after a merge, from the level after `merged` on
   std::size_t stored_attempts = 0;  ///< at the next level, whose bitmaps may be in copies of the disk's image
   std::optional<Level> merged{};    ///< the full holds this level and all below it
-  std::optional<Pending> pending;
+  std::optional<Pending> pending{};
   std::optional<PendingMerge> pending_merge{};
   nlohmann::json other = nlohmann::json::object();
 

@@ -27,6 +27,9 @@ struct Session {
   std::span<const FileLock> locks{};  ///< of the chains that the run changes
 };
 
+/// Runs a command whose object may be gone, or held for a moment longer: false where QEMU refused it.
+bool try_execute(QmpClient& client, const QmpCommand& command);
+
 /// What this QEMU can do: one query-qmp-schema.
 VmFeatures query_features(QmpClient& client);
 

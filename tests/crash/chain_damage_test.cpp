@@ -129,6 +129,35 @@ TEST_F(Chain_Damage, Older_Copy_Of_The_Manifest_Is_Refused_And_The_Newest_One_Go
   EXPECT_EQ(scene_->recover_and_check(), Violations{});
 }
 
+TEST_F(Chain_Damage, Level_That_Vanishes_During_An_Incremental_Is_Noticed_Before_The_Commit) {
+  begin();
+  const ProgramResult refused = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+    if (point.command == "blockdev-reopen" && point.moment == Moment::BeforeSending) {
+      fs::rename(file(".full.qcow2"), file(".away"));
+    }
+    return Verdict::Forward;
+  });
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_NE(refused.err.find("vm1.full.qcow2 is gone"), std::string::npos) << refused.err;
+  fs::rename(file(".away"), file(".full.qcow2"));
+  expect_goes_on();
+}
+
+// Whoever asked for that level, and asks for it again, has it.
+TEST_F(Chain_Damage, Level_Of_A_Run_That_Was_Killed_After_The_Commit_Is_Complete_When_It_Is_Asked_For_Again) {
+  begin();
+  const ProgramResult killed = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+    return point.command == "job-dismiss" && point.moment == Moment::BeforeSending ? scene_->kill_tool(point)
+                                                                                   : Verdict::Forward;
+  });
+  EXPECT_EQ(killed.signal, SIGKILL);
+  const ProgramResult again = scene_->backup({"-inc", "1"});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.out.find("completed from an earlier run"), std::string::npos) << again.out;
+  EXPECT_EQ(scene_->check_settled(), Violations{});
+  EXPECT_EQ(scene_->backup({"-inc", "1"}).exit_code, 1) << "that run told of it";
+}
+
 // Then another run could hold a lock of the same name.
 TEST_F(Chain_Damage, Lock_That_Is_Removed_During_A_Run_Ends_It_And_The_Next_One_Goes_On) {
   for (const char* command : {"query-jobs", "blockdev-reopen", "blockdev-del"}) {

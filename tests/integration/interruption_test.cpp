@@ -99,9 +99,14 @@ TEST_F(InterruptionTest, Run_That_Was_Killed_Is_Resolved_By_The_Next_One) {
   run.send_signal(SIGKILL);
   run.wait();
   vm().write("disk0", 2 * MiB, 4 * MiB, 0x33);  // after the level's point in time
+  BackgroundProgram next(chain().command({"-inc", "0", "--speed-limit", "48K"}));
+  wait_until("the job to go at the new run's speed; that says: " + next.err(), [&] {
+    const auto jobs = vm().control().execute("query-block-jobs");
+    return !jobs.empty() && jobs.front().at("speed") == 48 * KiB;
+  });
   unlimit_backup_job();
-  const auto next = chain().run({"-inc", "0"});
-  EXPECT_EQ(next.exit_code, 0) << next.err;
+  EXPECT_EQ(next.wait().exit_code, 0) << next.err();
+  EXPECT_TRUE(contains(next.out(), "completed from an earlier run")) << next.out();
   chain().expect_sound(0);
   chain().take(1);
   chain().expect_sound(1);

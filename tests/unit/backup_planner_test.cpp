@@ -241,13 +241,13 @@ TEST_F(PlannerTest, A_New_Chain_Replaces_The_One_Whose_Manifest_Is_Damaged) {
   disk_.chain.lost_id = kChain;
   ask_auto();
   const BackupPlan plan = this->plan();
-  EXPECT_EQ(plan.disks.at(0).intent.replaces, kChain);  // so that its bitmap goes
+  EXPECT_EQ(plan.disks.at(0).intent.replaces, std::vector{kChain});  // so that its bitmap goes
   EXPECT_EQ(plan.warnings.size(), 1U);
 }
 
 TEST_F(PlannerTest, A_First_Full_Replaces_No_Chain_Whatever_The_Lock_Says) {
   disk_.chain.lost_id = kChain;
-  EXPECT_FALSE(disk_plan().intent.replaces);
+  EXPECT_TRUE(disk_plan().intent.replaces.empty());
 }
 
 TEST_F(PlannerTest, Names_The_Bitmap_That_A_Lost_Manifest_Leaves_Behind) {
@@ -256,7 +256,7 @@ TEST_F(PlannerTest, Names_The_Bitmap_That_A_Lost_Manifest_Leaves_Behind) {
   disk_.chain.manifest_state = ManifestState::kAbsent;
   ask_auto();
   const BackupPlan plan = this->plan();
-  EXPECT_FALSE(plan.disks.at(0).intent.replaces);
+  EXPECT_TRUE(plan.disks.at(0).intent.replaces.empty());
   ASSERT_EQ(plan.warnings.size(), 2U);
   EXPECT_NE(plan.warnings[1].find(level_bitmap(kChain, Level{0}).value), std::string::npos) << plan.warnings[1];
 }

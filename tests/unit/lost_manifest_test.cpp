@@ -1,10 +1,12 @@
 // What can still be said of a chain whose manifest is lost: which level is gone, which bytes it should have.
 #include <gtest/gtest.h>
 
+#include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
+#include "qmpbackup/lock_note.hpp"
 
 #include "support/images.hpp"
 #include "support/temp_folder.hpp"
@@ -55,19 +57,40 @@ TEST_F(LostManifest, Full_That_Is_Gone_Is_Named) {
 
 TEST_F(LostManifest, Note_In_The_Lock_Names_The_Chain_Of_The_Files_That_Are_There) {
   const ChainId id = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
-  Manifest manifest{.chain = id, .vm = {}, .device = "d", .replaces = {}, .levels = {}, .pending = {}};
-  for (const int number : {-1, 0}) {
-    add(number, -1);
-    manifest.levels.push_back(record_from_file(chain_.files.back(), files_));
+  EventLoop loop;
+  const auto lost_id = [&] { return read_chain(loop, files_).lost_id; };
+  for (const Level level : {kFullLevel, Level{0}}) {
+    test::write_file(files_.level_path(level), "no matter what");
   }
-  const std::string note = note_of_newest_level(manifest);
-  EXPECT_EQ(chain_of_note(chain_, files_, note), id);
+  const std::string note = id.text() + " d.inc0.qcow2\n";
   for (const std::string& other : {std::string(), note.substr(0, note.size() - 1), note.substr(1), id.text() + "\n",
-                                   id.text() + " e.inc0.qcow2\n"}) {
-    EXPECT_FALSE(chain_of_note(chain_, files_, other)) << other;
+                                   id.text() + " e.inc0.qcow2\n", id.text() + " begun\n"}) {
+    test::write_file(files_.lock_path(), other);
+    EXPECT_FALSE(lost_id()) << other;
   }
-  chain_.files.pop_back();
-  EXPECT_FALSE(chain_of_note(chain_, files_, note)) << "the chain went elsewhere";
+  test::write_file(files_.lock_path(), note);
+  EXPECT_EQ(lost_id(), id);
+  std::filesystem::remove(files_.level_path(Level{0}));
+  EXPECT_FALSE(lost_id()) << "the chain went elsewhere";
+}
+
+TEST(LockNote, Keeps_The_Chain_That_Is_There_Beside_The_One_That_Was_Begun) {
+  const ChainId old = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
+  const ChainId fresh = *ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
+  const std::string there = old.text() + " d.inc7.qcow2\n";
+  const LockNote begun = with_begun(parse_lock_note(there), fresh);
+  EXPECT_EQ(format_lock_note(begun), there + fresh.text() + " begun\n");
+  EXPECT_EQ(parse_lock_note(format_lock_note(begun)).begun, fresh);
+  EXPECT_EQ(format_lock_note(without_begun(begun, fresh)), there);
+  EXPECT_EQ(format_lock_note(without_begun(begun, old)), format_lock_note(begun));
+  EXPECT_EQ(format_lock_note(with_begun(parse_lock_note(there), old)), there) << "its own next level";
+
+  Manifest manifest{.chain = fresh, .vm = {}, .device = "d", .replaces = {}, .levels = {}, .pending = {}};
+  manifest.levels.emplace_back().file = "d.full.qcow2";
+  const std::string committed = fresh.text() + " d.full.qcow2\n";
+  EXPECT_EQ(format_lock_note(with_newest_level(begun, manifest)), committed);
+  const std::string half = committed + format_lock_note(begun).substr(committed.size());
+  EXPECT_EQ(parse_lock_note(half).chain, fresh) << "killed before what was there was cut off";
 }
 
 TEST_F(LostManifest, Gap_In_The_Numbers_After_A_Merge_Is_None) {

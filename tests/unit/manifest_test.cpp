@@ -87,7 +87,7 @@ Outcome parse_outcome(const std::string& text, std::optional<Manifest>& parsed) 
 
 TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   Manifest manifest = manifest_of(2);
-  manifest.replaces = ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
+  manifest.replaces = {*ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab")};
   manifest.levels[1].sha256.reset();
   manifest.levels[1].marks = 0;
   manifest.levels[2].checked = true;
@@ -337,7 +337,7 @@ TEST(Manifest, File_Names_Must_Stay_In_Their_Folder) {
 
 TEST(Manifest, Fields_Of_Another_Type_Or_Missing_Are_Damage) {
   Manifest manifest = manifest_of(0);
-  manifest.replaces = manifest.chain;
+  manifest.replaces = {manifest.chain};
   manifest.pending = pending_of(manifest);
   manifest.pending->verified->checked = false;  // the one field that may be missing
   json document = as_json(manifest);
