@@ -93,7 +93,7 @@ class Storage_Power_Cut : public Power_Cut, public testing::WithParamInterface<K
 
 TEST_P(Power_Cut_In_A_Run, Around_A_File_Step_Loses_Nothing) {
   const auto [kind, survivor] = GetParam();
-  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 9 : 5;
+  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 13 : 8;
   int cuts = 0;
   for (std::uint64_t k = crash_seed() % stride;; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(kind));
