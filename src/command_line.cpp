@@ -66,6 +66,13 @@ std::string help_text(const CLI::App& app) {
   return text;
 }
 
+void print(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) {
+    throw Error("cannot write to standard output", "see where it leads");
+  }
+}
+
 void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
   try {
@@ -223,11 +230,11 @@ int run_command_line(int argc, const char* const* argv) {
     refuse_two_values(app);
     if (invocation.help) {
       const auto commands = app.get_subcommands();
-      std::cout << help_text(commands.empty() ? app : *commands.front());
+      print(help_text(commands.empty() ? app : *commands.front()));
       return 0;
     }
     if (version) {
-      std::cout << "qmpbackup " << kVersion << "\n";
+      print(fmt::format("qmpbackup {}\n", kVersion));
       return 0;
     }
     return run(invocation, typed_command);

@@ -220,6 +220,7 @@ TEST_F(CliTest, A_Result_That_Cannot_Be_Written_Is_An_Error_And_A_Reader_That_Le
   const ProgramResult full = shell(R"("$0" list -backupFile "$1" >/dev/full)");
   EXPECT_EQ(full.exit_code, 1) << full.err;
   EXPECT_NE(full.err.find("standard output"), std::string::npos) << full.err;
+  EXPECT_EQ(shell(R"("$0" --help >/dev/full)").exit_code, 1);
   const ProgramResult left = shell(R"({ sleep 0.2; "$0" list -backupFile "$1"; echo "exit $?" >&2; } | true)");
   EXPECT_NE(left.err.find("exit 0"), std::string::npos) << left.err;
 }
