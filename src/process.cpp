@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -126,8 +127,18 @@ struct ChildDescriptors {
   int report;     ///< a pipe that closes on exec: why there was none
 };
 
+/// A program that opens a chain has all its levels open at once: it may use what the hard limit leaves it.
+void take_all_descriptors() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
 /// The child, from fork to exec.
 [[noreturn]] void become(char* const* argv, const ChildDescriptors& descriptors, pid_t parent) {
+  take_all_descriptors();
   // First out of the way of the descriptors that are given to the program.
   const int report = ::fcntl(descriptors.report, F_DUPFD_CLOEXEC, kInheritedAs + 1);
   const int inherited =
@@ -229,6 +240,15 @@ std::size_t processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<std::size_t>(CPU_COUNT(&set)) : 1;
+}
+
+void require_open_files(std::size_t count) {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < count) {
+    throw ResourceError(
+        fmt::format("{} files must be open at the same time, and the limit is {}", count, limit.rlim_max),
+        "raise it (ulimit -n), or run as root");
+  }
 }
 
 void require_program(const std::string& name) {

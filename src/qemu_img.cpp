@@ -87,6 +87,8 @@ void make_image(EventLoop& loop, int file, const std::string& path, const ImageF
 }
 
 std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by) {
+  constexpr std::size_t kOfItsOwn = 24;  // qemu-img's, and some room
+  require_open_files(paths.size() + kOfItsOwn);
   nlohmann::json image = nullptr;
   for (const std::string& path : paths) {
     nlohmann::json level{{"driver", "qcow2"}, {"file", {{"driver", "file"}, {"filename", path}}}};

@@ -27,7 +27,8 @@ inline constexpr auto kInheritedFile = "/dev/fd/3";
 
 /// A program found on PATH that runs beside this one: an argument vector, never a shell. Its standard input is empty,
 /// its standard output goes to `on_output` piece by piece while the event loop is waited or polled on. The destructor
-/// kills it; when this program is killed, it gets SIGTERM. Its environment is this program's, with GLIBC_TUNABLES for
+/// kills it; when this program is killed, it gets SIGTERM. It may have as
+/// many files open as the hard limit allows. Its environment is this program's, with GLIBC_TUNABLES for
 /// qemu-img where there are none.
 class Process {
  public:
@@ -55,6 +56,9 @@ std::size_t processors();
 
 /// Throws Error unless there is such a program on PATH.
 void require_program(const std::string& name);
+
+/// Throws ResourceError unless a program that is run may have so many files open.
+void require_open_files(std::size_t count);
 
 /// Runs a program to its end: Process, then wait.
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

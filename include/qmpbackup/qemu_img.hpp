@@ -30,7 +30,8 @@ enum class BelowBy {
   kNames,  ///< by names that are given: for links that lead elsewhere. Takes seconds for 200 levels
 };
 
-/// A level with everything below it, as a name for qemu-img. `paths`: absolute, the full's first.
+/// A level with everything below it, as a name for qemu-img. `paths`: absolute, the full's first. Throws ResourceError
+/// where qemu-img may not open so many files: what it says then looks like damage.
 std::string chain_image(const std::vector<std::string>& paths, BelowBy below_by);
 
 /// Reads every cluster that a level shows, through the whole chain, decompressing. Throws Error where one cannot be

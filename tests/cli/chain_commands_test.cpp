@@ -117,6 +117,26 @@ TEST_F(ChainCommands, Verify_Without_Qemu_Img_Finds_No_Damage) {
   EXPECT_NE(result.err.find("install it"), std::string::npos) << result.err;
 }
 
+// A limit of open files is no damage.
+TEST_F(ChainCommands, Long_Chain_Is_Opened_Whole_Or_Not_At_All) {
+  for (int level = 2; level < 60; ++level) {
+    run_checked({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-u", "-b",
+                 fmt::format("d.inc{}.qcow2", level - 1), path(fmt::format("d.inc{}.qcow2", level)),
+                 std::to_string(kSize)});
+  }
+  for (const char* command : {"verify --deep", "restore --output \"$1.out\""}) {
+    const auto with = [&](const std::string& limit) {
+      const std::string script = fmt::format("ulimit {} 40; exec \"$0\" {} -backupFile \"$1\"", limit, command);
+      return run_program({"/bin/sh", "-c", script, tool_binary(), path("d")});
+    };
+    const ProgramResult refused = with("-n");
+    EXPECT_EQ(refused.exit_code, 1) << refused.err;
+    EXPECT_NE(refused.err.find("files must be open at the same time, and the limit is 40"), std::string::npos)
+        << refused.err;
+    EXPECT_EQ(with("-Sn").exit_code, 0) << "the soft limit is no obstacle";
+  }
+}
+
 TEST_F(ChainCommands, Verify_Exits_6_For_A_Truncated_Level_And_A_Foreign_Backing_File) {
   std::filesystem::resize_file(path("d.inc1.qcow2"), 4096);
   EXPECT_EQ(on_chain("verify").exit_code, 6);
