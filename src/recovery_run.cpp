@@ -10,7 +10,6 @@
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/errors.hpp"
-#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
@@ -150,12 +149,17 @@ void remove_what_is_left(Session& session, const ChainOnDisk& chain, const Chain
     return;
   }
   const VmState vm = look_at_vm(session);  // waits for a blockdev-create that works: see there
-  for (const std::string& removed : remove_leftovers(session, chains, bitmaps_that_stay(chain, files, vm.nodes))) {
+  const bool had_job = std::any_of(vm.jobs.begin(), vm.jobs.end(), [&](const Job& job) {
+    const auto named = parse_chain_level(job.id.value);
+    return named && std::find(chains.begin(), chains.end(), named->chain) != chains.end();
+  });
+  const std::vector<std::string> all = remove_leftovers(session, chains, bitmaps_that_stay(chain, files, vm.nodes));
+  if (had_job && vm.status == "io-error") {
+    session.client.execute({"cont"});  // a guest that ran, and stood still because a write to the target failed
+  }
+  for (const std::string& removed : all) {
     session.reporter.note(fmt::format("{}: removed the {} of an earlier run",
                                       chain.manifest ? chain.manifest->device : files.base(), removed));
-  }
-  if (chain.begun) {
-    write_lock_note(files.lock_path(), without_begun(read_lock_note(files.lock_path()), *chain.begun));
   }
 }
 

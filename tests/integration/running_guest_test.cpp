@@ -145,8 +145,8 @@ TEST_F(GuestTest, Guest_That_Stood_Still_After_The_Tool_Was_Killed_Runs_On_With_
   vm_->qemu_io("disk0", "write -P 5 40M 20M");
   chain_ = std::make_unique<TestChain>(*vm_, "disk0", target / "disk0");
   wait_for_writes(100);
-  for (const bool job_ends : {true, false}) {
-    SCOPED_TRACE(job_ends ? "the job ends before the next run" : "the job still works");
+  for (const char* then : {"the job ends before the next run", "the job still works", "the manifest is lost"}) {
+    SCOPED_TRACE(then);
     BackgroundProgram run(
         chain_->command({"-inc", "auto", "--speed-limit", "64K", "--compress", "none", "--buffered"}));
     wait_for_backup_job(*vm_, run);
@@ -158,7 +158,9 @@ TEST_F(GuestTest, Guest_That_Stood_Still_After_The_Tool_Was_Killed_Runs_On_With_
     fs::remove(target / "filler");
     const auto job = backup_job(*vm_);
     ASSERT_FALSE(job.empty());
-    if (job_ends) {
+    if (then == std::string("the manifest is lost")) {
+      fs::remove(chain_->oracle().manifest());
+    } else if (then == std::string("the job ends before the next run")) {
       vm_->control().execute("block-job-set-speed", {{"device", job}, {"speed", 0}});
       wait_until(
           "the job ends", [&] { return vm_->control().execute("query-jobs").at(0).at("status") == "concluded"; },
