@@ -180,7 +180,8 @@ class BackupRun {
   /// Whether the level asked for is the one that an earlier run had almost done.
   bool completed_by_recovery(const BackupRequest& request) {
     const auto completed = recover_chain(session_, request.files, request.speed_bytes_per_second.value_or(0));
-    if (!completed || request.level != completed->level) {
+    if (!completed || request.level != completed->level ||
+        fault_of_chain(read_chain(loop_, request.files), request.files)) {
       return false;
     }
     lines_.push_back(fmt::format("{}: {} -> {}  completed from an earlier run", request.device,
@@ -265,7 +266,8 @@ class BackupRun {
       rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
     }
     write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
-    write_lock_note(plan.files.lock_path(), with_begun(read_lock_note(plan.files.lock_path()), plan.pending().chain));
+    write_lock_note(plan.files.lock_path(),
+                    with_begun(read_lock_note(plan.files.lock_path()), plan.pending().chain, plan.pending().level));
     ++begun_;
   }
 

@@ -139,18 +139,43 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
   return chain;
 }
 
+/// Whether the chain that the lock names is in the folder, or on its way into an archive. Else its files went elsewhere
+/// and left the lock behind.
+bool is_here(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
+  const auto newest = files.level_of_file(note.newest);
+  return newest && (chain.file_of(*newest) != nullptr ||
+                    std::any_of(chain.archives.begin(), chain.archives.end(), [&](const std::string& time) {
+                      return exists(files.archived(time).level_path(*newest));
+                    }));
+}
+
+/// Whether the lock names another chain than the manifest, and is right: one of a chain that came in after the lock was
+/// written has the newest level's checksum.
+bool has_files_of_another(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
+  const std::vector<ChainId> known = chains_of(*chain.manifest);
+  const LevelRecord* last = chain.manifest->last();
+  if (last == nullptr || !note.chain || std::find(known.begin(), known.end(), *note.chain) != known.end() ||
+      !is_here(chain, files, note)) {
+    return false;
+  }
+  return chain.file_of(last->level) == nullptr || !last->sha256 ||
+         sha256_of_file(files.level_path(last->level), [](ByteCount) {}) != *last->sha256;
+}
+
 }  // namespace
 
 ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_files(loop, files, Unreadable::kThrow);
   const LockNote note = read_lock_note(files.lock_path());
-  const auto newest = files.level_of_file(note.newest);
-  const std::vector<ChainId> known = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
-  const bool is_another = note.chain && std::find(known.begin(), known.end(), *note.chain) == known.end();
-  if (!chain.lost_id && is_another && newest && chain.file_of(*newest) != nullptr) {
-    chain.lost_id = note.chain;  // else the files went elsewhere, and left the lock behind
+  chain.past = note.past;
+  if (chain.manifest && has_files_of_another(chain, files, note)) {
+    chain.manifest.reset();
+    chain.manifest_state = ManifestState::kDamaged;
+    chain.manifest_problem = "it is that of another chain than the files";
   }
-  chain.begun = note.begun;
+  if (!chain.manifest && !chain.lost_id && is_here(chain, files, note)) {
+    chain.lost_id = note.chain;
+  }
   chain.was_ours = chain.manifest || chain.lost_id || exists(files.checksums_path());
   return chain;
 }

@@ -32,12 +32,11 @@ bool is_meant(const std::optional<ChainOnDisk>& chain, const BitmapName& bitmap)
   if (!chain) {
     return named || bitmap == kForeignBitmap;
   }
-  if (!chain->manifest && !chain->lost_id) {
-    return bitmap == kForeignBitmap;
+  if (!chain->manifest) {
+    return chain->lost_id ? named && named->chain == *chain->lost_id : bitmap == kForeignBitmap;
   }
-  const LevelRecord* last = chain->manifest ? chain->manifest->last() : nullptr;
-  return (named && ((chain->manifest && named->chain == chain->manifest->chain) || named->chain == chain->lost_id)) ||
-         (last != nullptr && bitmap == last->bitmap);
+  const LevelRecord* last = chain->manifest->last();
+  return (named && named->chain == chain->manifest->chain) || (last != nullptr && bitmap == last->bitmap);
 }
 
 /// Refuses another VM's chain, and warns of another disk's and of none: that nothing is removed must not look like

@@ -90,6 +90,23 @@ std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vec
   return keep;
 }
 
+std::vector<BitmapName> bitmaps_kept_by_undo(const Manifest& manifest, const std::vector<Node>& nodes) {
+  const Pending& pending = *manifest.pending;
+  std::vector<BitmapName> keep = bitmaps_to_keep(manifest, nodes);
+  if (pending.adopts) {  // then no other folder can have a newer level of this chain
+    std::erase(keep, pending.bitmap);
+  }
+  for (const Node& node : nodes) {
+    for (const Bitmap& bitmap : node.bitmaps) {
+      const auto named = parse_chain_level(bitmap.name.value);
+      if (named && named->chain == pending.chain && named->level > pending.level) {
+        keep.push_back(bitmap.name);
+      }
+    }
+  }
+  return keep;
+}
+
 ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain) {
   constexpr std::size_t kMostDoublings = 5;
   return kGranularity << (manifest.chain == chain ? std::min(manifest.stored_attempts, kMostDoublings) : 0);

@@ -150,6 +150,7 @@ void commit(const ChainFiles& files, Manifest& manifest) {
   next.stored_attempts = 0;
   next.levels.push_back(*pending.verified);
   next.pending.reset();
+  write_lock_note(files.lock_path(), with_newest_level(read_lock_note(files.lock_path()), next));
   write_durably(files.manifest_path(), format_manifest(next));  // the commit point
   manifest = std::move(next);
 }
@@ -246,7 +247,6 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
                             level_name(pending.level), error.what()),
                 fmt::format("{}: the next run puts it there", error.hint()));
   }
-  write_lock_note(files.lock_path(), with_newest_level(read_lock_note(files.lock_path()), manifest));
   try {
     write_checksums(files, manifest);
   } catch (const Error& error) {
@@ -291,11 +291,7 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
     ++manifest.stored_attempts;
     write_durably(files.manifest_path(), format_manifest(manifest));  // before that can be seen no more
   }
-  std::vector<BitmapName> keep = bitmaps_to_keep(manifest, nodes);
-  if (pending.adopts) {  // then no other folder can have a newer level of this chain
-    std::erase(keep, pending.bitmap);
-  }
-  remove_leftovers(session, {pending.chain}, keep);
+  remove_leftovers(session, {pending.chain}, bitmaps_kept_by_undo(manifest, nodes));
   continue_guest(session, pending);
   if (is_open_in_qemu(session, pending.node)) {
     remove_durably(files.in_folder(pending.partial));
@@ -311,7 +307,9 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
       rename_durably(files.damaged_manifest_path(), files.manifest_path());
     }
   }
-  write_lock_note(files.lock_path(), without_begun(read_lock_note(files.lock_path()), pending.chain));
+  if (!has_bitmap_of(query_nodes(session), pending.chain)) {  // else it cannot be removed yet: below a snapshot
+    write_lock_note(files.lock_path(), without_past(read_lock_note(files.lock_path()), pending.chain));
+  }
 }
 
 }  // namespace qmpbackup

@@ -104,16 +104,36 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
   }
 }
 
-/// The bitmaps that are no leftovers: what the manifest keeps, and all of a chain whose manifest is gone, or an older
-/// copy: when the newest one is put back, the chain goes on from one of them.
+/// The chains of which there may be something in QEMU besides those that the manifest answers for.
+std::vector<PastChain> past_chains(const ChainOnDisk& chain) {
+  std::vector<ChainId> known = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
+  if (chain.lost_id) {
+    known.push_back(*chain.lost_id);
+  }
+  std::vector<PastChain> past = chain.past;
+  std::erase_if(past, [&](const PastChain& candidate) {
+    return std::find(known.begin(), known.end(), candidate.chain) != known.end();
+  });
+  return past;
+}
+
+/// The bitmaps that are no leftovers: what the manifest keeps; all of a chain whose manifest is gone, or an older copy:
+/// when the newest one is put back, the chain goes on from one of them; and of a past one what its run cannot have
+/// made.
 std::vector<BitmapName> bitmaps_that_stay(const ChainOnDisk& chain, const ChainFiles& files,
                                           const std::vector<Node>& nodes) {
   const bool is_older_copy = chain.manifest && file_beyond_manifest(chain, files);
+  const std::vector<PastChain> past = past_chains(chain);
+  const auto stays = [&](const ChainLevel& named) {
+    return named.chain == chain.lost_id || (is_older_copy && named.chain == chain.manifest->chain) ||
+           std::any_of(past.begin(), past.end(), [&](const PastChain& candidate) {
+             return candidate.chain == named.chain && candidate.begun && *candidate.begun != named.level;
+           });
+  };
   std::vector<BitmapName> keep = chain.manifest ? bitmaps_to_keep(*chain.manifest, nodes) : std::vector<BitmapName>();
   for (const Node& node : nodes) {
     for (const Bitmap& bitmap : node.bitmaps) {
-      const auto named = parse_chain_level(bitmap.name.value);
-      if (named && (named->chain == chain.lost_id || (is_older_copy && named->chain == chain.manifest->chain))) {
+      if (const auto named = parse_chain_level(bitmap.name.value); named && stays(*named)) {
         keep.push_back(bitmap.name);
       }
     }
@@ -140,10 +160,11 @@ std::optional<LevelRecord> finish_clean_up(Session& session, const Manifest& man
 /// What earlier runs left in QEMU of the chains that are, or were to be, in this folder.
 void remove_what_is_left(Session& session, const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<ChainId> chains = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
-  for (const std::optional<ChainId>& unnamed : {chain.lost_id, chain.begun}) {
-    if (unnamed) {
-      chains.push_back(*unnamed);
-    }
+  if (chain.lost_id) {
+    chains.push_back(*chain.lost_id);
+  }
+  for (const PastChain& past : past_chains(chain)) {
+    chains.push_back(past.chain);
   }
   if (chains.empty()) {
     return;

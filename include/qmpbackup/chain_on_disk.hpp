@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "qmpbackup/chain_files.hpp"
+#include "qmpbackup/lock_note.hpp"
 #include "qmpbackup/manifest.hpp"
 #include "qmpbackup/qcow2_header.hpp"
 
@@ -30,9 +31,9 @@ struct ChainOnDisk {
   ManifestState manifest_state = ManifestState::kAbsent;
   std::string manifest_problem;      ///< for kDamaged and kTooNew
   std::optional<Manifest> manifest;  ///< for kGood
-  std::optional<ChainId> lost_id;  ///< the chain whose manifest is lost, damaged, or replaced by another chain's: from
-                                   ///< the damaged one or the lock (read_chain)
-  std::optional<ChainId> begun{};  ///< another chain whose first level a run began here (read_chain)
+  std::optional<ChainId>
+      lost_id;  ///< without a good manifest: the chain's id, from the damaged one or the lock (read_chain)
+  std::vector<PastChain> past{};  ///< from the lock (read_chain)
   bool was_ours = false;  ///< what is there beside the manifest says that this program made the chain (read_chain)
   std::vector<LevelFile> files;  ///< ascending by level
   std::vector<Level> partials;

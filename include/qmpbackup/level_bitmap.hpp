@@ -27,6 +27,10 @@ std::vector<ChainId> chains_of(const Manifest& manifest);
 /// them. A run makes the next level's alone, beside the last one's.
 std::vector<BitmapName> bitmaps_to_keep(const Manifest& manifest, const std::vector<Node>& nodes);
 
+/// The same while the run in the manifest's `pending` is taken back, which may be an older copy too: that run cannot
+/// have made the bitmap of a level above its own.
+std::vector<BitmapName> bitmaps_kept_by_undo(const Manifest& manifest, const std::vector<Node>& nodes);
+
 /// The granularity of the next level's bitmap, where that level belongs to `chain`: doubled for each attempt at it that
 /// may come back with an image, five times at most.
 ByteCount granularity_of_next(const Manifest& manifest, const ChainId& chain);

@@ -158,6 +158,19 @@ TEST_F(Chain_Damage, Level_Of_A_Run_That_Was_Killed_After_The_Commit_Is_Complete
   EXPECT_EQ(scene_->backup({"-inc", "1"}).exit_code, 1) << "that run told of it";
 }
 
+TEST_F(Chain_Damage, Level_Of_A_Run_That_Was_Killed_After_The_Commit_Is_Not_Complete_When_Its_File_Is_Gone) {
+  for (const char* gone : {".full.qcow2", ".inc1.qcow2"}) {
+    begin();
+    scene_->backup({"-inc", "1"}, [&](const Point& point) {
+      return point.command == "job-dismiss" && point.moment == Moment::BeforeSending ? scene_->kill_tool(point)
+                                                                                     : Verdict::Forward;
+    });
+    fs::rename(file(gone), file(".away"));
+    EXPECT_NE(scene_->backup({"-inc", "1"}).exit_code, 0) << gone;
+    fs::rename(file(".away"), file(gone));
+  }
+}
+
 // Then another run could hold a lock of the same name.
 TEST_F(Chain_Damage, Lock_That_Is_Removed_During_A_Run_Ends_It_And_The_Next_One_Goes_On) {
   for (const char* command : {"query-jobs", "blockdev-reopen", "blockdev-del"}) {

@@ -312,7 +312,7 @@ TEST_F(Files, A_Lock_That_Nothing_Came_Of_Leaves_No_File) {
   fs::remove(path("l"));
   {
     const FileLock lock(path("l"));
-    write_lock_note(path("l"), {.begun = ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab")});
+    write_lock_note(path("l"), {.past = {{*ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab")}}});
   }
   EXPECT_EQ(names(), std::vector<std::string>{"l"});
 }

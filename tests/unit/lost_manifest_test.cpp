@@ -63,8 +63,9 @@ TEST_F(LostManifest, Note_In_The_Lock_Names_The_Chain_Of_The_Files_That_Are_Ther
     test::write_file(files_.level_path(level), "no matter what");
   }
   const std::string note = id.text() + " d.inc0.qcow2\n";
-  for (const std::string& other : {std::string(), note.substr(0, note.size() - 1), note.substr(1), id.text() + "\n",
-                                   id.text() + " e.inc0.qcow2\n", id.text() + " begun\n"}) {
+  for (const std::string& other :
+       {std::string(), note.substr(0, note.size() - 1), note.substr(1), id.text() + "\n", id.text() + " e.inc0.qcow2\n",
+        id.text() + " begun full\n", id.text() + " replaced\n"}) {
     test::write_file(files_.lock_path(), other);
     EXPECT_FALSE(lost_id()) << other;
   }
@@ -74,23 +75,33 @@ TEST_F(LostManifest, Note_In_The_Lock_Names_The_Chain_Of_The_Files_That_Are_Ther
   EXPECT_FALSE(lost_id()) << "the chain went elsewhere";
 }
 
-TEST(LockNote, Keeps_The_Chain_That_Is_There_Beside_The_One_That_Was_Begun) {
+TEST(LockNote, Keeps_The_Chain_That_Is_There_Beside_Those_That_Are_Not) {
   const ChainId old = *ChainId::parse("0b3c6f52-1d2e-4f60-8a9b-0123456789ab");
   const ChainId fresh = *ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab");
   const std::string there = old.text() + " d.inc7.qcow2\n";
-  const LockNote begun = with_begun(parse_lock_note(there), fresh);
-  EXPECT_EQ(format_lock_note(begun), there + fresh.text() + " begun\n");
-  EXPECT_EQ(parse_lock_note(format_lock_note(begun)).begun, fresh);
-  EXPECT_EQ(format_lock_note(without_begun(begun, fresh)), there);
-  EXPECT_EQ(format_lock_note(without_begun(begun, old)), format_lock_note(begun));
-  EXPECT_EQ(format_lock_note(with_begun(parse_lock_note(there), old)), there) << "its own next level";
+  const LockNote begun = with_begun(parse_lock_note(there), fresh, kFullLevel);
+  EXPECT_EQ(format_lock_note(begun), there + fresh.text() + " begun full\n");
+  EXPECT_EQ(parse_lock_note(format_lock_note(begun)).past.at(0).begun, kFullLevel);
+  EXPECT_EQ(format_lock_note(without_past(begun, fresh)), there);
+  EXPECT_EQ(format_lock_note(without_past(begun, old)), format_lock_note(begun));
+  EXPECT_EQ(format_lock_note(with_begun(parse_lock_note(there), old, Level{8})), there) << "its own next level";
 
-  Manifest manifest{.chain = fresh, .vm = {}, .device = "d", .replaces = {}, .levels = {}, .pending = {}};
+  Manifest manifest{.chain = fresh, .vm = {}, .device = "d"};
+  manifest.replaces = {old};
   manifest.levels.emplace_back().file = "d.full.qcow2";
-  const std::string committed = fresh.text() + " d.full.qcow2\n";
+  const std::string committed = fresh.text() + " d.full.qcow2\n" + old.text() + " replaced\n";
   EXPECT_EQ(format_lock_note(with_newest_level(begun, manifest)), committed);
-  const std::string half = committed + format_lock_note(begun).substr(committed.size());
+  EXPECT_EQ(format_lock_note(with_newest_level(parse_lock_note(committed), manifest)), committed);
+  EXPECT_FALSE(parse_lock_note(committed).past.at(0).begun);
+  const std::string half = committed + format_lock_note(begun).substr(std::min(committed.size(), there.size()));
   EXPECT_EQ(parse_lock_note(half).chain, fresh) << "killed before what was there was cut off";
+
+  LockNote many;
+  for (char digit = '0'; digit <= '9'; ++digit) {
+    many = with_begun(many, *ChainId::parse(std::string(fresh.text()).replace(0, 1, 1, digit)), kFullLevel);
+  }
+  EXPECT_EQ(many.past.size(), 4U);
+  EXPECT_EQ(many.past.back().chain, fresh) << "the newest ones";
 }
 
 TEST_F(LostManifest, Gap_In_The_Numbers_After_A_Merge_Is_None) {
