@@ -56,6 +56,9 @@ void run(const Invocation& in, const Typed& typed, EventLoop& loop, Reporter& re
   const Connection where = check_connection(in);
   const std::string device = check_device(typed);
   if (typed.clean_bitmap) {
+    if (!in.inc.empty()) {
+      throw UsageError("-cleanBitmap takes no backup, and so no -inc", "run one after the other");
+    }
     run_clean_bitmap(
         loop, reporter,
         {where, device, in.base.empty() ? std::nullopt : std::optional(ChainFiles(in.base)), typed.dry_run});

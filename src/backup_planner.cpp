@@ -12,8 +12,7 @@
 namespace qmpbackup {
 namespace {
 
-constexpr ByteCount kFullClusterSize = kMiB;
-constexpr ByteCount kSmallClusterSize = 64 * kKiB;  // of what would be written for nothing, less is in each
+constexpr ByteCount kFullClusterSize = kMiB, kSmallClusterSize = 64 * kKiB;
 
 /// Decides about one disk.
 class DiskPlanner {
@@ -40,8 +39,10 @@ class DiskPlanner {
 
   [[nodiscard]] std::string about(std::string_view text) const { return fmt::format("{}: {}", disk_.label, text); }
   [[nodiscard]] std::string new_full_hint() const {
-    return fmt::format("{}take a new full: {} -inc auto",
-                       node_below_snapshot() != nullptr ? "commit the snapshot, or " : "", in_.request.command);
+    const char* other_way = node_below_snapshot() != nullptr                     ? "commit the snapshot, or "
+                            : file_beyond_manifest(in_.chain, in_.request.files) ? "put the newest manifest back, or "
+                                                                                 : "";
+    return fmt::format("{}take a new full: {} -inc auto", other_way, in_.request.command);
   }
   [[nodiscard]] std::string start_anew_hint() const {
     return fmt::format("start anew, what is there moves aside: {} -inc auto", in_.request.command);
@@ -225,8 +226,7 @@ class DiskPlanner {
     }
     const LevelRecord& last = levels().back();
     if (const auto beyond = file_beyond_manifest(in_.chain, files)) {
-      return fmt::format("{} is not in the manifest, which may be an older copy; the newest one can be put back",
-                         *beyond);
+      return fmt::format("{} is not in the manifest, which may be an older copy", *beyond);
     }
     if (const Node* node = node_below_snapshot()) {
       return fmt::format("the bitmap for level {} is on the node {}, below a snapshot", level_name(last.level),

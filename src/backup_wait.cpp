@@ -43,7 +43,7 @@ void throw_if_failed(Session& session, const Pending& run, const Job* job, bool 
     throw Error(fmt::format("{}: something else cancelled the backup job", run.device),
                 "try again; the chain is as it was");
   }
-  throw Error(fmt::format("{}: the backup failed: {}", run.device, *job->error), kStorageHint);
+  throw Error(fmt::format("{}: the backup to {} failed: {}", run.device, run.partial, *job->error), kStorageHint);
 }
 
 [[noreturn]] void throw_guest_error(const Pending& run) {

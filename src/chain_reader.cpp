@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
@@ -118,6 +119,39 @@ bool is_empty_image(EventLoop& loop, const ChainFiles& files, const LevelFile& f
   }
 }
 
+/// Whether the chain that the lock names is in the folder, or on its way into an archive. Else its files went elsewhere
+/// and left the lock behind.
+bool is_here(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
+  const auto newest = files.level_of_file(note.newest);
+  return newest && (chain.file_of(*newest) != nullptr ||
+                    std::any_of(chain.archives.begin(), chain.archives.end(), [&](const std::string& time) {
+                      return exists(files.archived(time).level_path(*newest));
+                    }));
+}
+
+bool has_content(const std::string& path, const std::optional<std::string>& sha256) {
+  return sha256 && exists(path) && sha256_of_file(path, [](ByteCount) {}) == *sha256;
+}
+
+/// Whether the manifest is not that of the files, but another chain's, or from before a merge: BASE.sha256 tells
+/// otherwise of the full, and is right; or the lock names another chain, and is right: a chain that came in after that
+/// was written has the newest level's checksum.
+bool is_not_of_the_files(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
+  const Manifest& manifest = *chain.manifest;
+  if (manifest.levels.empty() || manifest.pending_merge) {
+    return false;
+  }
+  const LevelRecord& full = manifest.levels.front();
+  const auto checksum = full.sha256 ? checksum_of(files, kFullLevel) : std::nullopt;
+  if (checksum != full.sha256 && has_content(files.level_path(kFullLevel), checksum)) {
+    return true;
+  }
+  const std::vector<ChainId> known = chains_of(manifest);
+  const LevelRecord& last = manifest.levels.back();
+  return note.chain && std::find(known.begin(), known.end(), *note.chain) == known.end() &&
+         is_here(chain, files, note) && !has_content(files.level_path(last.level), last.sha256);
+}
+
 ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unreadable) {
   ChainOnDisk chain;
   read_manifest(files, chain);
@@ -136,30 +170,12 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
   if (chain.levels().empty() && chain.files.size() == 1 && chain.files.front().level.is_full()) {
     chain.full_is_empty_image = is_empty_image(loop, files, chain.files.front());
   }
-  return chain;
-}
-
-/// Whether the chain that the lock names is in the folder, or on its way into an archive. Else its files went elsewhere
-/// and left the lock behind.
-bool is_here(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
-  const auto newest = files.level_of_file(note.newest);
-  return newest && (chain.file_of(*newest) != nullptr ||
-                    std::any_of(chain.archives.begin(), chain.archives.end(), [&](const std::string& time) {
-                      return exists(files.archived(time).level_path(*newest));
-                    }));
-}
-
-/// Whether the lock names another chain than the manifest, and is right: one of a chain that came in after the lock was
-/// written has the newest level's checksum.
-bool has_files_of_another(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
-  const std::vector<ChainId> known = chains_of(*chain.manifest);
-  const LevelRecord* last = chain.manifest->last();
-  if (last == nullptr || !note.chain || std::find(known.begin(), known.end(), *note.chain) != known.end() ||
-      !is_here(chain, files, note)) {
-    return false;
+  if (chain.manifest && is_not_of_the_files(chain, files, read_lock_note(files.lock_path()))) {
+    chain.manifest.reset();
+    chain.manifest_state = ManifestState::kDamaged;
+    chain.manifest_problem = "it is not that of the files: another chain's, or from before a merge";
   }
-  return chain.file_of(last->level) == nullptr || !last->sha256 ||
-         sha256_of_file(files.level_path(last->level), [](ByteCount) {}) != *last->sha256;
+  return chain;
 }
 
 }  // namespace
@@ -168,11 +184,6 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_files(loop, files, Unreadable::kThrow);
   const LockNote note = read_lock_note(files.lock_path());
   chain.past = note.past;
-  if (chain.manifest && has_files_of_another(chain, files, note)) {
-    chain.manifest.reset();
-    chain.manifest_state = ManifestState::kDamaged;
-    chain.manifest_problem = "it is that of another chain than the files";
-  }
   if (!chain.manifest && !chain.lost_id && is_here(chain, files, note)) {
     chain.lost_id = note.chain;
   }
@@ -198,6 +209,9 @@ ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
 }
 
 void require_folder(const ChainFiles& files) {
+  if (!is_folder(files.folder()) && exists(files.folder())) {
+    throw ChainError(fmt::format("{} is no folder", files.folder()), "give another -backupFile, or move it away");
+  }
   if (!is_folder(files.folder())) {
     throw ChainError(fmt::format("there is no folder {}", files.folder()), "create it, or mount what should be there");
   }

@@ -92,7 +92,31 @@ void note_smaller_disks(std::vector<LevelView>& levels) {
   }
 }
 
+/// Levels beyond an older copy of the manifest are of its chain where BASE.sha256, which tells the same of the levels
+/// that the manifest knows, knows them too.
+void note_unknown_levels(std::vector<LevelView>& levels, const std::map<std::string, std::string>& checksums,
+                         const ChainFiles& files) {
+  const LevelView* last = nullptr;
+  for (const LevelView& level : levels) {
+    last = level.from_manifest ? &level : last;
+  }
+  const auto found = last == nullptr ? checksums.end() : checksums.find(escaped(last->record.file));
+  const bool is_same_chain = found != checksums.end() && last->record.sha256 == found->second;
+  for (LevelView& level : levels) {
+    if (last != nullptr && !level.from_manifest && !level.fault && !(is_same_chain && level.record.sha256)) {
+      level.fault = fmt::format("{} is neither in the manifest nor in {}: it may be of another chain",
+                                level.record.file, files.checksums_path());
+    }
+  }
+}
+
 }  // namespace
+
+std::optional<std::string> checksum_of(const ChainFiles& files, Level level) {
+  const auto checksums = read_checksums(files);
+  const auto found = checksums.find(escaped(files.level_file(level)));
+  return found == checksums.end() ? std::nullopt : std::optional(found->second);
+}
 
 void write_checksums(const ChainFiles& files, const Manifest& manifest) {
   std::string text;
@@ -121,6 +145,7 @@ std::vector<LevelView> view_with_checksums(const ChainOnDisk& chain, const Chain
       add_missing(levels, checksums, files);
       note_smaller_disks(levels);
       note_killed_merge(levels, chain, files);
+      note_unknown_levels(levels, checksums, files);
     }
   }
   return levels;

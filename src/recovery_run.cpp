@@ -9,6 +9,7 @@
 #include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/chain_reader.hpp"
 #include "qmpbackup/chain_view.hpp"
+#include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
@@ -157,6 +158,37 @@ std::optional<LevelRecord> finish_clean_up(Session& session, const Manifest& man
   return *last;
 }
 
+/// The chain that moved into an archive, as far as its manifest is that of the files there.
+std::optional<ChainId> chain_in(const ChainFiles& archive) {
+  try {
+    const Manifest manifest =
+        parse_manifest(read_file_if_there(archive.manifest_path(), kLargestManifest).value_or(""));
+    const LevelRecord* last = manifest.last();
+    const bool is_theirs = last != nullptr && last->sha256 && checksum_of(archive, last->level) == last->sha256;
+    return is_theirs ? std::optional(manifest.chain) : std::nullopt;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+/// Earlier chains of this base whose bitmaps came back with an older copy of the disk's image.
+std::vector<ChainId> chains_that_came_back(const ChainOnDisk& chain, const ChainFiles& files,
+                                           const std::vector<ChainId>& known, const std::vector<Node>& nodes) {
+  std::vector<ChainId> found;
+  const bool has_unknown = std::any_of(nodes.begin(), nodes.end(), [&](const Node& node) {
+    return std::any_of(node.bitmaps.begin(), node.bitmaps.end(), [&](const Bitmap& bitmap) {
+      const auto named = parse_chain_level(bitmap.name.value);
+      return named && std::find(known.begin(), known.end(), named->chain) == known.end();
+    });
+  });
+  for (const std::string& time : has_unknown ? chain.archives : std::vector<std::string>()) {
+    if (const auto id = chain_in(files.archived(time))) {
+      found.push_back(*id);
+    }
+  }
+  return found;
+}
+
 /// What earlier runs left in QEMU of the chains that are, or were to be, in this folder.
 void remove_what_is_left(Session& session, const ChainOnDisk& chain, const ChainFiles& files) {
   std::vector<ChainId> chains = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
@@ -166,10 +198,10 @@ void remove_what_is_left(Session& session, const ChainOnDisk& chain, const Chain
   for (const PastChain& past : past_chains(chain)) {
     chains.push_back(past.chain);
   }
-  if (chains.empty()) {
-    return;
-  }
   const VmState vm = look_at_vm(session);  // waits for a blockdev-create that works: see there
+  for (const ChainId& archived : chains_that_came_back(chain, files, chains, vm.nodes)) {
+    chains.push_back(archived);
+  }
   const bool had_job = std::any_of(vm.jobs.begin(), vm.jobs.end(), [&](const Job& job) {
     const auto named = parse_chain_level(job.id.value);
     return named && std::find(chains.begin(), chains.end(), named->chain) != chains.end();

@@ -106,6 +106,9 @@ class Restore {
     if (chosen().sha256 && !levels_.front().from_manifest) {
       hint += fmt::format("; if {} may be older than the files: --no-checksum", request_.files.checksums_path());
     }
+    if (file_beyond_manifest(chain_, request_.files)) {
+      hint += fmt::format("; to go by the files alone, move {} away", request_.files.manifest_path());
+    }
     throw ChainError(fmt::format("level {} cannot be restored: {}", level_name(chosen().level), fault), hint);
   }
 

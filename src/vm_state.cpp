@@ -223,9 +223,9 @@ const Device* find_device(const VmState& vm, const std::string& name) {
     return found == vm.devices.end() ? nullptr : &*found;
   };
   const Device* by_name = find([&](const Device& device) { return device.device == name; });
-  return by_name != nullptr
-             ? by_name
-             : find([&](const Device& device) { return device.qdev == name || qdev_id(device.qdev) == name; });
+  return by_name != nullptr ? by_name : find([&](const Device& device) {
+    return device.qdev == name || device.qdev == name + "/virtio-backend" || qdev_id(device.qdev) == name;
+  });
 }
 
 Disk find_any_disk(const VmState& vm, const std::string& name) {

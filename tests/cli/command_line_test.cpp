@@ -50,6 +50,7 @@ const WrongLine kWrongLines[] = {
     {good_and({"-deviceToBackup", "drive1"}), "-deviceToBackup is there twice, with drive0 and drive1"},
     {good_and({"-backupFile", "{}/c"}), "-backupFile is there twice"},
     {good_and({"-inc", "0", "-inc", "0", "--inc=1"}), "-inc is there twice, with 0 and 1"},
+    {good_and({"-cleanBitmap", "-inc", "auto"}), "-cleanBitmap takes no backup"},
     {good_and({"-v=maybe"}), "true or false"},
     {good_and({"-v", "false"}), "'false'"},
     {good_and({"--bogus"}), "--bogus"},

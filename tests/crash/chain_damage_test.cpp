@@ -121,7 +121,7 @@ TEST_F(Chain_Damage, Older_Copy_Of_The_Manifest_Is_Refused_And_The_Newest_One_Go
   const std::string newest = read_file(file(".chain.json"));
   write_file(file(".chain.json"), older);
   for (const char* level : {"1", "2"}) {
-    expect_refused(3, "the newest one can be put back", {"-inc", level});
+    expect_refused(3, "put the newest manifest back, or take a new full", {"-inc", level});
   }
   write_file(file(".chain.json"), newest);
   scene_->change_disk(3);

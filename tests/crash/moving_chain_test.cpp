@@ -216,6 +216,11 @@ TEST_F(MovingChain, Damage_Is_Told_Beside_A_Run_That_Only_Adds_A_Level) {
 
 TEST_F(MovingChain, Older_Copy_Of_The_Manifest_Hides_No_Level) {
   MadeChain chain(4);
+  std::string checksums;
+  for (const LevelRecord& level : chain.manifest().levels) {
+    checksums += *level.sha256 + "  " + level.file + "\n";
+  }
+  write_file(chain.base().string() + ".sha256", checksums);
   chain.manifest().levels.pop_back();
   chain.write_manifest();
   const auto before = contents_of(chain.folder());
@@ -237,6 +242,10 @@ TEST_F(MovingChain, Older_Copy_Of_The_Manifest_Hides_No_Level) {
   EXPECT_NE(merge.err.find(found), std::string::npos) << merge.err;
   fs::remove(chain.base().string() + ".lock");
   EXPECT_TRUE(contents_of(chain.folder()) == before);
+  fs::remove(chain.base().string() + ".sha256");
+  const ProgramResult unknown = chain.run("restore", {"--output", chain.folder() / "copy"});
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_NE(unknown.err.find("to go by the files alone, move"), std::string::npos) << unknown.err;
 }
 
 TEST_F(MovingChain, Overlay_Follows_No_Link_Out_Of_The_Folder) {

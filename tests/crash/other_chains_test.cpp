@@ -96,14 +96,16 @@ TEST_F(Other_Chains, Manifest_Of_Another_Chain_Is_Not_Taken_For_That_Of_The_File
   const auto files = files_in(elsewhere());
   const ProgramResult refused = run_elsewhere("0");
   expect_needs_new_full(refused);
-  EXPECT_NE(refused.err.find("it is that of another chain than the files"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("it is not that of the files"), std::string::npos) << refused.err;
   EXPECT_TRUE(files_in(elsewhere()) == files);
   const ProgramResult fresh = run_elsewhere("auto");
   expect_succeeds(fresh);
   EXPECT_EQ(fresh.err.find("stays"), std::string::npos) << fresh.err;
   EXPECT_EQ(vm().our_bitmaps(Scene::disk).size(), 2U) << "of the new chain there, and of the one here";
-  expect_succeeds(scene_->backup({"-inc", "0"}));
-  expect_succeeds(run_elsewhere("0"));
+  for (const char* level : {"0", "1"}) {
+    expect_succeeds(scene_->backup({"-inc", level}));
+    expect_succeeds(run_elsewhere(level));
+  }
 }
 
 TEST_F(Other_Chains, Chain_That_Moves_To_Where_The_Lock_Of_Another_One_Was_Left_Goes_On) {
@@ -147,6 +149,81 @@ TEST_F(Other_Chains, Older_Manifest_With_A_Full_Under_Way_Takes_Nothing_From_The
   EXPECT_NE(scene_->backup({"-inc", "1"}).exit_code, 0);
   write_file(file(".chain.json"), newest);
   expect_succeeds(scene_->backup({"-inc", "1"}));
+}
+
+TEST_F(Other_Chains, Manifest_Of_The_Chain_Before_Keeps_No_Level_From_Being_Restored) {
+  expect_succeeds(scene_->backup({}));
+  const std::string before = read_file(file(".chain.json"));
+  scene_->remove_bitmaps();
+  scene_->change_disk(3);
+  expect_succeeds(scene_->backup({"-inc", "auto"}));
+  scene_->change_disk(3);
+  expect_succeeds(scene_->backup({"-inc", "0"}));
+  const std::string content = scene_->content();
+  write_file(file(".chain.json"), before);
+  const fs::path copy = scene_->everything() / "copy";
+  const auto restore = [&](const fs::path& base) {
+    fs::remove(copy);
+    return run_program(tool("restore", "-backupFile", base.string(), "--output", copy.string(), "--format", "raw"));
+  };
+  expect_succeeds(restore(scene_->base()));
+  EXPECT_TRUE(read_file(copy) == content);
+  expect_refused(3, "it is not that of the files", {"-inc", "1"});
+  expect_succeeds(scene_->backup({"-inc", "auto"}));
+  EXPECT_EQ(vm().our_bitmaps(Scene::disk), std::vector<std::string>{bitmap()});
+  expect_succeeds(restore(chain_bases(scene_->base()).back()));
+  EXPECT_TRUE(read_file(copy) == content) << "from the archive";
+}
+
+// Levels carry no chain's id: those of one chain would lie on those of the other.
+TEST_F(Other_Chains, Older_Copy_Of_A_Folder_That_Is_Laid_Over_A_Newer_Chain_Restores_As_The_Older_One) {
+  for (const char* level : {"-1", "0"}) {
+    expect_succeeds(scene_->backup({"-inc", level}));
+    scene_->change_disk(3);
+  }
+  const std::string content = restored_content(file(".inc0.qcow2"));
+  fs::copy(scene_->folder(), elsewhere());
+  for (const auto& entry : fs::directory_iterator(scene_->folder())) {
+    fs::remove_all(entry);
+  }
+  for (const char* level : {"-1", "0", "1", "2"}) {
+    expect_succeeds(scene_->backup({"-inc", level}));
+    scene_->change_disk(3);
+  }
+  fs::copy(elsewhere(), scene_->folder(), fs::copy_options::overwrite_existing | fs::copy_options::recursive);
+  const fs::path copy = scene_->everything() / "copy";
+  const auto restore = [&](const std::vector<std::string>& more) {
+    auto command =
+        tool("restore", "-backupFile", scene_->base().string(), "--output", copy.string(), "--format", "raw");
+    command.insert(command.end(), more.begin(), more.end());
+    return run_program(command);
+  };
+  for (const std::vector<std::string>& newest : {std::vector<std::string>{}, {"-inc", "1"}}) {
+    const ProgramResult refused = restore(newest);
+    EXPECT_EQ(refused.exit_code, 1) << refused.err;
+    EXPECT_NE(refused.err.find("may be of another chain; the newest level that is good: inc0"), std::string::npos)
+        << refused.err;
+    EXPECT_FALSE(fs::exists(copy));
+  }
+  expect_succeeds(restore({"-inc", "0"}));
+  EXPECT_TRUE(read_file(copy) == content);
+}
+
+TEST_F(Other_Chains, Disk_That_Is_Rolled_Back_Over_Several_Fulls_Keeps_No_Bitmap_Of_Theirs) {
+  expect_succeeds(scene_->backup({}));
+  vm().stop_cleanly();
+  const fs::path image = vm().disk(Scene::disk).image;
+  fs::copy_file(image, elsewhere() / "image");
+  vm().start();
+  for (int full = 0; full < 2; ++full) {
+    scene_->remove_bitmaps();
+    expect_succeeds(scene_->backup({"-inc", "auto"}));
+  }
+  vm().stop_cleanly();
+  fs::rename(elsewhere() / "image", image);
+  vm().start();
+  expect_succeeds(scene_->backup({"-inc", "auto"}));
+  EXPECT_EQ(vm().our_bitmaps(Scene::disk), std::vector<std::string>{bitmap()});
 }
 
 // Below a snapshot nothing can be removed: later, then.
