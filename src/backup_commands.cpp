@@ -46,21 +46,13 @@ bool compares_marks(const DiskPlan& plan) {
          last->virtual_size <= plan.pending().virtual_size;
 }
 
-BitmapName old_marks(const DiskPlan& plan) {
-  return plan.intent.last()->virtual_size == plan.pending().virtual_size ? kMarks : kOldMarks;
-}
-
-bool needs_old_marks(const DiskPlan& plan) {
-  return compares_marks(plan) && old_marks(plan) != kMarks;
-}
-
 QmpCommand start_backup(const std::vector<DiskPlan>& plans) {
   nlohmann::json actions = nlohmann::json::array();
   for (const DiskPlan& plan : plans) {
     const Pending& pending = plan.pending();
     if (compares_marks(plan)) {
       for (nlohmann::json& action :
-           compare_with_marks(scratch_node(pending.chain), old_marks(plan), plan.disk.node, *plan.previous_bitmap)) {
+           compare_with_marks(scratch_node(pending.chain), kOldMarks, plan.disk.node, *plan.previous_bitmap)) {
         actions.push_back(std::move(action));
       }
     }
@@ -141,7 +133,7 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     if (compares_marks(disk)) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});
-      append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
+      append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size, disk.intent.last()->marks_seed));
       append({transaction(compare_with_marks(scratch, kOldMarks, disk.disk.node, *disk.previous_bitmap)),
               delete_node(scratch)});
     }
@@ -152,10 +144,10 @@ std::vector<QmpCommand> list_commands(const BackupPlan& plan) {
     if (disk.pending().marks > 0) {
       const NodeName scratch = scratch_node(disk.pending().chain);
       append({add_scratch_node(scratch, disk.pending().virtual_size)});
-      if (needs_old_marks(disk)) {
-        append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size));
+      if (compares_marks(disk)) {
+        append(add_marks(scratch, kOldMarks, disk.intent.last()->virtual_size, disk.intent.last()->marks_seed));
       }
-      append(add_marks(scratch, kMarks, disk.pending().virtual_size));
+      append(add_marks(scratch, kMarks, disk.pending().virtual_size, disk.pending().marks_seed));
     }
   }
   commands.push_back(start_backup(plan.disks));

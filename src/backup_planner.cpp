@@ -286,15 +286,14 @@ class DiskPlanner {
                              .device = disk_.label,
                              .vm = vm_.identity,
                              .granularity = granularity_of_next(intent, chain),
-                             .marks = vm_.features.human_monitor ? count_marks(node_.virtual_size) : 0,
+                             .marks = vm_.features.human_monitor ? count_marks(node_.virtual_size, in_.marks_seed) : 0,
+                             .marks_seed = in_.marks_seed,
                              .compression = compression(),
                              .virtual_size = node_.virtual_size,
                              .cluster_size = cluster,
                              .adopts = adopted_.has_value(),
                              .was_running = vm_.status == "running",
-                             .reason = reason,
-                             .archive = std::nullopt,
-                             .verified = std::nullopt};
+                             .reason = reason};
     DiskPlan plan{.disk = disk_, .files = in_.request.files, .intent = std::move(intent)};
     plan.manifest_was_damaged = in_.chain.manifest_state == ManifestState::kDamaged;
     plan.persistent = node_.stores_bitmaps && !node_.read_only;

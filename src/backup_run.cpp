@@ -34,12 +34,13 @@ const Bitmap& bitmap_on(const std::vector<Node>& nodes, const NodeName& node, co
 }
 
 /// Puts a bitmap on the scratch node that holds the marks of a disk of `marked_size` bytes.
-void make_marks(Session& session, const NodeName& scratch, const BitmapName& name, ByteCount marked_size) {
-  for (const QmpCommand& command : add_marks(scratch, name, marked_size)) {
+void make_marks(Session& session, const NodeName& scratch, const BitmapName& name, ByteCount marked_size,
+                std::uint64_t seed) {
+  for (const QmpCommand& command : add_marks(scratch, name, marked_size, seed)) {
     session.client.execute(command);
   }
   // The human monitor reports its errors as text alone, so look at what became of it.
-  if (bitmap_on(query_nodes(session), scratch, name).dirty != count_marks(marked_size) * kGranularity) {
+  if (bitmap_on(query_nodes(session), scratch, name).dirty != count_marks(marked_size, seed) * kGranularity) {
     throw Error("QEMU's human monitor did not write the marks of a bitmap (qemu-io)");
   }
 }
@@ -59,7 +60,7 @@ std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Dis
   const NodeName scratch = scratch_node(chain.manifest->chain);
   try {
     session.client.execute(add_scratch_node(scratch, vm.find_node(disk.node)->virtual_size));
-    make_marks(session, scratch, kOldMarks, level->virtual_size);
+    make_marks(session, scratch, kOldMarks, level->virtual_size, level->marks_seed);
     session.client.execute(transaction(compare_with_marks(scratch, kOldMarks, disk.node, level->bitmap)));
     const bool intact = all_marks_are_there(query_nodes(session), scratch);
     session.client.execute(delete_node(scratch));
@@ -198,6 +199,7 @@ class BackupRun {
                              .target = inspect_target(request.files),
                              .fresh_id = random_chain_id(),
                              .fdset_id = random_number(),
+                             .marks_seed = static_cast<std::uint64_t>(random_number()),
                              .now = now_utc(),
                              .same_host = !options_.connection.address.is_tcp,
                              .marks_intact = std::nullopt};
@@ -247,13 +249,11 @@ class BackupRun {
       const bool all = undo(plans);
       throw Interrupted(signal.signal_number(), all ? "the backup was cancelled, the chain is as it was" : "");
     } catch (const FileError& error) {  // which names a file alone
-      reporter_.end_progress();
       const std::string device = plans.front().disk.label;
       const bool all = undo(plans);
       throw Error(fmt::format("{}: {}", device, error.what()),
                   fmt::format("{}; {}", error.hint(), all ? "the chain is as it was" : "the next run cleans up"));
     } catch (const std::exception&) {
-      reporter_.end_progress();
       undo(plans);
       client_.throw_if_qemu_ends();  // it cancels our job before it goes
       throw;
@@ -291,10 +291,11 @@ class BackupRun {
       if (plan.pending().marks > 0) {
         const NodeName scratch = scratch_node(plan.pending().chain);
         client_.execute(add_scratch_node(scratch, plan.pending().virtual_size));
-        if (needs_old_marks(plan)) {
-          make_marks(session_, scratch, kOldMarks, plan.intent.last()->virtual_size);
+        if (compares_marks(plan)) {
+          const LevelRecord& last = *plan.intent.last();
+          make_marks(session_, scratch, kOldMarks, last.virtual_size, last.marks_seed);
         }
-        make_marks(session_, scratch, kMarks, plan.pending().virtual_size);
+        make_marks(session_, scratch, kMarks, plan.pending().virtual_size, plan.pending().marks_seed);
       }
     }
     begin(plans);
@@ -320,6 +321,7 @@ class BackupRun {
 
   /// Whether nothing is left of the levels.
   bool undo(std::vector<DiskPlan>& plans) {
+    reporter_.end_progress();
     bool all = true;
     plans.erase(plans.begin() + begun_, plans.end());  // of the others nothing was written
     for (DiskPlan& plan : plans) {

@@ -13,9 +13,29 @@ QmpCommand add_bitmap(const NodeName& scratch, const BitmapName& name) {
   return {"block-dirty-bitmap-add", {{"node", scratch.value}, {"name", name.value}, {"granularity", kGranularity}}};
 }
 
+/// The number `index` of those that follow from a seed: splitmix64, https://prng.di.unimi.it/splitmix64.c.
+std::uint64_t scattered(std::uint64_t seed, std::uint64_t index) {
+  std::uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15U;
+  z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9U;
+  z = (z ^ (z >> 27U)) * 0x94d049bb133111ebU;
+  return z ^ (z >> 31U);
+}
+
+void add_scattered(std::vector<MarkedRange>& ranges, ByteCount granules, std::uint64_t seed) {
+  constexpr std::uint64_t kScattered = 8;
+  for (std::uint64_t i = 0; i < kScattered; ++i) {
+    const ByteCount offset = scattered(seed, i) % granules * kGranularity;
+    if (std::none_of(ranges.begin(), ranges.end(), [&](const MarkedRange& range) {
+          return range.offset <= offset && offset < range.offset + range.length;
+        })) {
+      ranges.push_back({offset, kGranularity});
+    }
+  }
+}
+
 }  // namespace
 
-std::vector<MarkedRange> marks_of(ByteCount virtual_size) {
+std::vector<MarkedRange> marks_of(ByteCount virtual_size, std::uint64_t seed) {
   if (virtual_size == 0) {
     return {};
   }
@@ -27,12 +47,15 @@ std::vector<MarkedRange> marks_of(ByteCount virtual_size) {
       ranges.push_back({last - distance + kGranularity, kGranularity});
     }
   }
+  if (seed != 0) {
+    add_scattered(ranges, last / kGranularity + 1, seed);
+  }
   return ranges;
 }
 
-std::size_t count_marks(ByteCount virtual_size) {
+std::size_t count_marks(ByteCount virtual_size, std::uint64_t seed) {
   std::size_t count = 0;
-  for (const MarkedRange& range : marks_of(virtual_size)) {
+  for (const MarkedRange& range : marks_of(virtual_size, seed)) {
     count += round_up(range.length, kGranularity) / kGranularity;
   }
   return count;
@@ -43,9 +66,10 @@ QmpCommand add_scratch_node(const NodeName& scratch, ByteCount virtual_size) {
           {{"driver", "null-co"}, {"node-name", scratch.value}, {"size", virtual_size}, {"read-zeroes", true}}};
 }
 
-std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& name, ByteCount marked_size) {
+std::vector<QmpCommand> add_marks(const NodeName& scratch, const BitmapName& name, ByteCount marked_size,
+                                  std::uint64_t seed) {
   std::vector<QmpCommand> commands{add_bitmap(scratch, name)};
-  for (const MarkedRange& range : marks_of(marked_size)) {
+  for (const MarkedRange& range : marks_of(marked_size, seed)) {
     commands.push_back({"human-monitor-command",
                         {{"command-line", fmt::format("qemu-io {} \"write -q -z {} {}\"", scratch.value, range.offset,
                                                       range.length)}}});

@@ -140,13 +140,14 @@ std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::op
                        last.virtual_size, node.virtual_size, node.driver);
   }
   if (last.marks > 0 && marks_intact == false) {
-    return fmt::format("the disk was shrunk and grown, or its bitmap cleared, since level {}", level_name(last.level));
+    return fmt::format("the disk was shrunk and grown or rolled back, or its bitmap cleared, since level {}",
+                       level_name(last.level));
   }
   return {};
 }
 
 bool has_known_marks(const LevelRecord& record) {
-  return record.marks > 0 && record.marks == count_marks(record.virtual_size);
+  return record.marks > 0 && record.marks == count_marks(record.virtual_size, record.marks_seed);
 }
 
 const LevelRecord* level_with_marks(const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {

@@ -73,6 +73,7 @@ LevelRecord verify_partial(Session& session, const ChainFiles& files, const Pend
   record.bitmap = pending.bitmap;
   record.granularity = pending.granularity;
   record.marks = pending.marks;
+  record.marks_seed = pending.marks_seed;
   record.qemu = session.client.qemu_version();
   const auto info = regular_file_info(partial);
   record.file_size = info ? info->size : 0;

@@ -122,6 +122,7 @@ LevelRecord parse_record(json object) {
   } else {
     record.marks = fields.count("marks");
   }
+  record.marks_seed = fields.has("marks_seed") ? fields.count("marks_seed") : 0;
   record.granularity = fields.has("granularity") ? fields.bytes("granularity") : kGranularity;
   record.qemu = fields.text("qemu");
   if (fields.has("sha256")) {
@@ -154,14 +155,13 @@ Pending parse_pending(json object) {
                   .vm = parse_vm(fields.take("vm")),
                   .granularity = fields.has("granularity") ? fields.bytes("granularity") : kGranularity,
                   .marks = fields.count("marks"),
+                  .marks_seed = fields.has("marks_seed") ? fields.count("marks_seed") : 0,
                   .compression = fields.text("compression"),
                   .virtual_size = fields.bytes("virtual_size"),
                   .cluster_size = fields.bytes("cluster_size"),
                   .adopts = fields.flag("adopts"),
                   .was_running = fields.flag("was_running"),
-                  .reason = fields.text("reason"),
-                  .archive = std::nullopt,
-                  .verified = std::nullopt};
+                  .reason = fields.text("reason")};
   if (fields.has("archive")) {
     pending.archive = fields.file_name("archive");
   }
@@ -223,6 +223,9 @@ json known_fields(const LevelRecord& record) {
   if (record.checked) {
     object["checked"] = true;
   }
+  if (record.marks_seed != 0) {
+    object["marks_seed"] = record.marks_seed;
+  }
   if (record.granularity != kGranularity) {
     object["granularity"] = record.granularity;
   }
@@ -246,6 +249,9 @@ json known_fields(const Pending& pending) {
               {"adopts", pending.adopts},
               {"was_running", pending.was_running},
               {"reason", pending.reason}};
+  if (pending.marks_seed != 0) {
+    object["marks_seed"] = pending.marks_seed;
+  }
   if (pending.granularity != kGranularity) {
     object["granularity"] = pending.granularity;
   }

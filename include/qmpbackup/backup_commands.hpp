@@ -19,10 +19,6 @@ QmpCommand add_target(const Pending& pending);
 QmpCommand transaction(nlohmann::json actions);
 /// Whether the previous level's bitmap began with marks that can be looked for again (bitmap_marks.hpp).
 bool compares_marks(const DiskPlan& plan);
-/// Where that is so: the scratch node's bitmap with those marks. A disk of the same size has them where it had them.
-BitmapName old_marks(const DiskPlan& plan);
-/// Whether those are to be made beside this level's.
-bool needs_old_marks(const DiskPlan& plan);
 /// One transaction for all disks: the point in time. At which kCopy and kUnion tell whether the marks were there still.
 QmpCommand start_backup(const std::vector<DiskPlan>& plans);
 QmpCommand reopen_read_only(const Pending& pending);

@@ -44,6 +44,7 @@ struct DiskCircumstances {
   TargetFolder target;
   ChainId fresh_id;                    ///< for a new chain
   std::int64_t fdset_id = 0;           ///< fresh: QEMU 7.2 hands out descriptors of a removed set again
+  std::uint64_t marks_seed = 0;        ///< fresh, too (bitmap_marks.hpp)
   std::string now{};                   ///< RFC 3339 in UTC
   bool same_host = true;               ///< a UNIX socket: descriptors can be passed
   std::optional<bool> marks_intact{};  ///< of the previous level's bitmap; nothing where that was not looked at

@@ -36,6 +36,7 @@ struct LevelRecord {
   BitmapName bitmap;                     ///< holds what was written since `time`
   ByteCount granularity = kGranularity;  ///< of the bitmap
   std::size_t marks = 0;                 ///< so many the bitmap began with (bitmap_marks.hpp)
+  std::uint64_t marks_seed = 0;          ///< drawn for this attempt at the level
   std::optional<bool> marked{};  ///< what the first manifests say instead: of marks that are not looked for any more
   std::string qemu;              ///< version
   std::optional<std::string> sha256;
@@ -60,15 +61,17 @@ struct Pending {
   VmIdentity vm;
   ByteCount granularity = kGranularity;  ///< of the bitmap
   std::size_t marks = 0;
+  std::uint64_t marks_seed = 0;
   std::string compression;
   ByteCount virtual_size = 0;
-  ByteCount cluster_size = 0;          ///< of the partial file
-  bool adopts = false;                 ///< the manifest's levels come from a chain made elsewhere: an undo forgets them
-  bool was_running = false;            ///< the guest ran when the run began
-  std::string reason;                  ///< why a full instead of an incremental; empty for none
-  std::optional<std::string> archive;  ///< compact time: the old chain moves into this folder at the commit
-  std::optional<LevelRecord> verified;  ///< the partial file was found complete and on disk: only the commit is missing
-  std::uint64_t inode = 0;              ///< of that file, by which it is known under its final name; 0 before
+  ByteCount cluster_size = 0;  ///< of the partial file
+  bool adopts = false;         ///< the manifest's levels come from a chain made elsewhere: an undo forgets them
+  bool was_running = false;    ///< the guest ran when the run began
+  std::string reason;          ///< why a full instead of an incremental; empty for none
+  std::optional<std::string> archive{};  ///< compact time: the old chain moves into this folder at the commit
+  std::optional<LevelRecord>
+      verified{};           ///< the partial file was found complete and on disk: only the commit is missing
+  std::uint64_t inode = 0;  ///< of that file, by which it is known under its final name; 0 before
 };
 
 /// A merge that has been committed and whose files are still being put in place. The levels of the manifest are those

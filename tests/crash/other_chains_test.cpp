@@ -226,6 +226,46 @@ TEST_F(Other_Chains, Disk_That_Is_Rolled_Back_Over_Several_Fulls_Keeps_No_Bitmap
   EXPECT_EQ(vm().our_bitmaps(Scene::disk), std::vector<std::string>{bitmap()});
 }
 
+// Level inc1 is taken twice, from one point of the past: the bitmap of the one is not that of the other.
+TEST_F(Other_Chains, Folder_From_Before_A_Rollback_Does_Not_Go_On_With_The_Bitmap_From_After_It) {
+  for (const bool disk_is_rolled_back : {true, false}) {
+    scene_ = std::make_unique<Scene>(crash_seed(), SceneOptions{.disk_bytes = 64 * MiB});
+    const auto write = [&](std::uint64_t at) { vm().write(Scene::disk, at, 64 * KiB, 0x31); };
+    for (const char* level : {"-1", "0"}) {
+      write(MiB);
+      expect_succeeds(scene_->backup({"-inc", level}));
+    }
+    const fs::path image = vm().disk(Scene::disk).image;
+    const fs::path old = scene_->everything() / "old";
+    vm().stop_cleanly();
+    fs::copy_file(image, scene_->everything() / "image");
+    fs::copy(scene_->folder(), old);
+    vm().start();
+    write(10 * MiB);
+    const ProgramResult first = scene_->backup({"-inc", "1"}, [&](const Point& point) {
+      return !disk_is_rolled_back && point.command == "block-dirty-bitmap-remove" ? scene_->kill_tool(point)
+                                                                                  : Verdict::Forward;
+    });
+    ASSERT_EQ(scene_->levels().size(), 3U) << first.err;
+    const fs::path newer = scene_->everything() / "newer";
+    fs::rename(scene_->folder(), newer);
+    fs::rename(old, scene_->folder());
+    if (disk_is_rolled_back) {
+      vm().stop_cleanly();
+      fs::rename(scene_->everything() / "image", image);
+      vm().start();
+    }
+    write(20 * MiB);
+    expect_succeeds(scene_->backup({"-inc", "1"}));
+    fs::remove_all(scene_->folder());
+    fs::rename(newer, scene_->folder());
+    write(30 * MiB);
+    expect_refused(3, "shrunk and grown or rolled back", {"-inc", "2"});
+    expect_succeeds(scene_->backup({"-inc", "auto"}));
+    EXPECT_EQ(scene_->levels(), std::vector<int>{-1});
+  }
+}
+
 // Below a snapshot nothing can be removed: later, then.
 TEST_F(Other_Chains, Bitmap_Of_A_Killed_Full_Below_A_Snapshot_Goes_When_That_Is_Committed) {
   scene_->backup({}, [&](const Point& point) {

@@ -39,7 +39,7 @@ inline constexpr std::uint64_t MiB = 1024 * KiB;
 inline constexpr std::uint64_t GiB = 1024 * MiB;
 
 // The tool's marks, which every bitmap begins with, cost at most so much in an incremental of a disk of 8 GiB.
-inline constexpr std::uint64_t marks = 67 * 64 * KiB;
+inline constexpr std::uint64_t marks = 75 * 64 * KiB;
 
 inline Arguments operator+(Arguments first, const Arguments& second) {
   first.insert(first.end(), second.begin(), second.end());

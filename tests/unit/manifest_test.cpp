@@ -90,14 +90,14 @@ TEST(Manifest, Round_Trip_Keeps_Every_Field) {
   manifest.replaces = {*ChainId::parse("99999999-1d2e-4f60-8a9b-0123456789ab")};
   manifest.levels[1].sha256.reset();
   manifest.levels[1].marks = 0;
-  manifest.levels[2].checked = true;
+  manifest.levels[2].marks_seed = 77, manifest.levels[2].checked = true;
   manifest.stored_attempts = 3;
   manifest.levels[2].granularity = 128 * kKiB;
   manifest.pending = pending_of(manifest);
   const std::string text = format_manifest(manifest);
   const Manifest again = parse_manifest(text);
   EXPECT_EQ(format_manifest(again), text);
-  EXPECT_EQ(again.stored_attempts, 3U);
+  EXPECT_TRUE(again.levels[2].marks_seed == 77 && again.stored_attempts == 3);
   EXPECT_EQ(again.levels[2].granularity, 128 * kKiB);
   EXPECT_EQ(again.chain, manifest.chain);
   EXPECT_EQ(again.replaces, manifest.replaces);

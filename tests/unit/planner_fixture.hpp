@@ -99,7 +99,7 @@ class PlannerTest : public testing::Test {
       record.virtual_size = kGiB;
       record.file_size = 1000;
       record.bitmap = level_bitmap(kChain, record.level);
-      record.marks = count_marks(kGiB);
+      record.marks = count_marks(kGiB, 0);
       manifest().levels.push_back(record);
       disk_.chain.files.push_back(file_of(number));
     }

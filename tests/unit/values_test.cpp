@@ -1,8 +1,10 @@
 // Sizes, ids, checksums and marks: the small types that everything else is made of.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <limits>
+#include <set>
 
 #include "qmpbackup/bitmap_marks.hpp"
 #include "qmpbackup/ids.hpp"
@@ -150,9 +152,9 @@ TEST(Sha256, Equals_Known_Vectors) {
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
 }
 
-std::vector<std::pair<ByteCount, ByteCount>> ranges_of(ByteCount size) {
+std::vector<std::pair<ByteCount, ByteCount>> ranges_of(ByteCount size, std::uint64_t seed = 0) {
   std::vector<std::pair<ByteCount, ByteCount>> ranges;
-  for (const MarkedRange& range : marks_of(size)) {
+  for (const MarkedRange& range : marks_of(size, seed)) {
     ranges.emplace_back(range.offset, range.length);
   }
   return ranges;
@@ -169,20 +171,43 @@ TEST(Marks, Are_The_Last_MiB_And_Granules_Ever_Further_Before_It) {
     expected.emplace_back(quarters * kMiB / 4, kGranularity);
   }
   EXPECT_EQ(ranges_of(8 * kMiB), expected);
-  EXPECT_EQ(count_marks(8 * kGiB), 67U);
-  EXPECT_EQ(count_marks(8192 * kGiB), 107U);
+  EXPECT_EQ(count_marks(8 * kGiB, 0), 67U);
+  EXPECT_EQ(count_marks(8192 * kGiB, 0), 107U);
 }
 
 TEST(Marks, Lie_Inside_The_Disk_Whatever_Its_Size) {
   for (ByteCount size = 512; size < 32 * kMiB; size += 512 * 701) {
-    const auto ranges = marks_of(size);
+    const auto ranges = marks_of(size, 0);
     EXPECT_EQ(ranges.front().offset + ranges.front().length, size);
     for (std::size_t i = 0; i < ranges.size(); ++i) {
       EXPECT_EQ(ranges[i].offset % kGranularity, 0U) << size;
       EXPECT_TRUE(i == 0 || ranges[i].offset + ranges[i].length <= ranges[i - 1].offset) << size;
     }
   }
-  EXPECT_LE(count_marks(std::numeric_limits<ByteCount>::max()), 200U);
+  EXPECT_LE(count_marks(std::numeric_limits<ByteCount>::max(), 1), 200U);
+}
+
+TEST(Marks, Of_Two_Attempts_Differ_Though_Both_Have_Those_Of_The_Disk) {
+  const ByteCount size = 8 * kGiB + 512;
+  const auto of_disk = ranges_of(size);
+  for (std::uint64_t seed = 1; seed < 100; ++seed) {
+    auto ranges = ranges_of(size, seed);
+    EXPECT_EQ(ranges.size(), of_disk.size() + 8) << seed;
+    EXPECT_TRUE(std::equal(of_disk.begin(), of_disk.end(), ranges.begin()));
+    EXPECT_NE(ranges, ranges_of(size, seed + 1));
+    std::sort(ranges.begin(), ranges.end());
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      EXPECT_EQ(ranges[i].first % kGranularity, 0U);
+      EXPECT_LE(ranges[i].first + ranges[i].second, i + 1 < ranges.size() ? ranges[i + 1].first : size) << seed;
+    }
+  }
+  for (ByteCount small = 512; small < 3 * kMiB; small += 64 * kKiB) {  // where they fall upon each other
+    std::set<std::pair<ByteCount, ByteCount>> once;
+    for (const auto& range : ranges_of(small, small)) {
+      EXPECT_TRUE(once.insert(range).second);
+      EXPECT_LE(range.first + range.second, small);
+    }
+  }
 }
 
 }  // namespace
