@@ -236,11 +236,10 @@ class BackupRun {
       copy(plans);
       for (DiskPlan& plan : plans) {
         const std::string reason = plan.pending().reason;
-        const std::string device = plan.pending().device;
         const LevelRecord record = finish_level(session_, plan.files, plan.intent, Recovery::kFlush);
         reporter_.end_progress();
-        lines_.push_back(result_line(device, plan.files, record, elapsed()));
-        results_.push_back(to_json(device, plan.files, record, elapsed(), reason));
+        lines_.push_back(result_line(plan.disk.label, plan.files, record, elapsed()));
+        results_.push_back(to_json(plan.disk.label, plan.files, record, elapsed(), reason));
         clean_up_after_commit(session_, plan.intent);
       }
     } catch (const Interrupted& signal) {
@@ -266,8 +265,9 @@ class BackupRun {
       rename_durably(plan.files.manifest_path(), plan.files.damaged_manifest_path());
     }
     write_durably(plan.files.manifest_path(), format_manifest(plan.intent));
-    write_lock_note(plan.files.lock_path(),
-                    with_begun(read_lock_note(plan.files.lock_path()), plan.pending().chain, plan.pending().level));
+    if (const Pending& run = plan.pending(); run.chain != plan.intent.chain || !plan.intent.last() || run.adopts) {
+      write_lock_note(plan.files.lock_path(), with_begun(read_lock_note(plan.files.lock_path()), run.chain, run.level));
+    }
     ++begun_;
   }
 

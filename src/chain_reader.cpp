@@ -125,31 +125,36 @@ bool is_here(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& 
   const auto newest = files.level_of_file(note.newest);
   return newest && (chain.file_of(*newest) != nullptr ||
                     std::any_of(chain.archives.begin(), chain.archives.end(), [&](const std::string& time) {
-                      return exists(files.archived(time).level_path(*newest));
+                      const auto text = read_file_if_there(files.archived(time).manifest_path(), kLargestManifest);
+                      return text && find_chain_id(*text) == note.chain;
                     }));
 }
 
-bool has_content(const std::string& path, const std::optional<std::string>& sha256) {
-  return sha256 && exists(path) && sha256_of_file(path, [](ByteCount) {}) == *sha256;
+bool has_checksum(EventLoop& loop, const std::string& path, const std::string& sha256) {
+  return exists(path) && sha256_of_file(path, [&](ByteCount) { loop.poll(); }) == sha256;
 }
 
 /// Whether the manifest is not that of the files, but another chain's, or from before a merge: BASE.sha256 tells
 /// otherwise of the full, and is right; or the lock names another chain, and is right: a chain that came in after that
-/// was written has the newest level's checksum.
-bool is_not_of_the_files(const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
+/// was written has its own newest level.
+bool is_not_of_the_files(EventLoop& loop, const ChainOnDisk& chain, const ChainFiles& files, const LockNote& note) {
   const Manifest& manifest = *chain.manifest;
   if (manifest.levels.empty() || manifest.pending_merge) {
     return false;
   }
   const LevelRecord& full = manifest.levels.front();
   const auto checksum = full.sha256 ? checksum_of(files, kFullLevel) : std::nullopt;
-  if (checksum != full.sha256 && has_content(files.level_path(kFullLevel), checksum)) {
+  if (checksum && checksum != full.sha256 && has_checksum(loop, files.level_path(kFullLevel), *checksum)) {
     return true;
   }
   const std::vector<ChainId> known = chains_of(manifest);
+  if (!note.chain || std::find(known.begin(), known.end(), *note.chain) != known.end() ||
+      !is_here(chain, files, note)) {
+    return false;
+  }
   const LevelRecord& last = manifest.levels.back();
-  return note.chain && std::find(known.begin(), known.end(), *note.chain) == known.end() &&
-         is_here(chain, files, note) && !has_content(files.level_path(last.level), last.sha256);
+  return fault_of_chain(chain, files) ||
+         (last.sha256 && !has_checksum(loop, files.level_path(last.level), *last.sha256));
 }
 
 ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unreadable) {
@@ -170,10 +175,13 @@ ChainOnDisk read_files(EventLoop& loop, const ChainFiles& files, Unreadable unre
   if (chain.levels().empty() && chain.files.size() == 1 && chain.files.front().level.is_full()) {
     chain.full_is_empty_image = is_empty_image(loop, files, chain.files.front());
   }
-  if (chain.manifest && is_not_of_the_files(chain, files, read_lock_note(files.lock_path()))) {
-    chain.manifest.reset();
-    chain.manifest_state = ManifestState::kDamaged;
-    chain.manifest_problem = "it is not that of the files: another chain's, or from before a merge";
+  try {
+    if (chain.manifest && is_not_of_the_files(loop, chain, files, read_lock_note(files.lock_path()))) {
+      chain.manifest.reset();
+      chain.manifest_state = ManifestState::kDamaged;
+      chain.manifest_problem = "it is not that of the files: another chain's, or from before a merge";
+    }
+  } catch (const FileError&) {  // not known, then: whatever else reads that file says so
   }
   return chain;
 }
@@ -193,7 +201,8 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files) {
 
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_files(loop, files, Unreadable::kNote);
-  if (file_beyond_manifest(chain, files)) {  // or a run has begun and committed since the manifest was read
+  if (file_beyond_manifest(chain, files) || chain.manifest_state == ManifestState::kDamaged) {
+    // Or a run has committed since the manifest was read.
     chain = read_files(loop, files, Unreadable::kNote);
   }
   for (const LevelRecord& record : chain.levels()) {

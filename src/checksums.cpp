@@ -98,7 +98,7 @@ void note_unknown_levels(std::vector<LevelView>& levels, const std::map<std::str
                          const ChainFiles& files) {
   const LevelView* last = nullptr;
   for (const LevelView& level : levels) {
-    last = level.from_manifest ? &level : last;
+    last = level.from_manifest && (last == nullptr || level.record.sha256) ? &level : last;
   }
   const auto found = last == nullptr ? checksums.end() : checksums.find(escaped(last->record.file));
   const bool is_same_chain = found != checksums.end() && last->record.sha256 == found->second;

@@ -194,11 +194,6 @@ void require_locks(const Session& session) {
   }
 }
 
-bool is_open_in_qemu(Session& session, const NodeName& node) {
-  const std::vector<Node> nodes = query_nodes(session);
-  return std::any_of(nodes.begin(), nodes.end(), [&](const Node& candidate) { return candidate.name == node; });
-}
-
 /// A guest that ran when the level began, and stands still because a write to the target failed.
 void continue_guest(Session& session, const Pending& pending) {
   if (pending.was_running && query_status(session.client) == "io-error") {
@@ -293,8 +288,9 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
     write_durably(files.manifest_path(), format_manifest(manifest));  // before that can be seen no more
   }
   remove_leftovers(session, {pending.chain}, bitmaps_kept_by_undo(manifest, nodes));
+  const std::vector<Node> left = query_nodes(session);
   continue_guest(session, pending);
-  if (is_open_in_qemu(session, pending.node)) {
+  if (std::any_of(left.begin(), left.end(), [&](const Node& node) { return node.name == pending.node; })) {
     remove_durably(files.in_folder(pending.partial));
   } else {
     discard_durably(files.in_folder(pending.partial));
@@ -308,7 +304,10 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
       rename_durably(files.damaged_manifest_path(), files.manifest_path());
     }
   }
-  if (!has_bitmap_of(query_nodes(session), pending.chain)) {  // else it cannot be removed yet: below a snapshot
+  const bool bitmap_stays = std::any_of(left.begin(), left.end(), [&](const Node& node) {
+    return node.find_bitmap(pending.bitmap) != nullptr;  // below a snapshot it cannot be removed yet
+  });
+  if (!bitmap_stays) {
     write_lock_note(files.lock_path(), without_past(read_lock_note(files.lock_path()), pending.chain));
   }
 }

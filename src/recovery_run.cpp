@@ -11,6 +11,7 @@
 #include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/checksums.hpp"
 #include "qmpbackup/errors.hpp"
+#include "qmpbackup/file_lock.hpp"
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
@@ -164,7 +165,10 @@ std::optional<ChainId> chain_in(const ChainFiles& archive) {
     const Manifest manifest =
         parse_manifest(read_file_if_there(archive.manifest_path(), kLargestManifest).value_or(""));
     const LevelRecord* last = manifest.last();
-    const bool is_theirs = last != nullptr && last->sha256 && checksum_of(archive, last->level) == last->sha256;
+    const auto file = last == nullptr ? std::nullopt : regular_file_info(archive.level_path(last->level));
+    const bool is_theirs = file && file->size == last->file_size && last->sha256 &&
+                           checksum_of(archive, last->level) == last->sha256 &&
+                           !read_lock_note(archive.lock_path()).chain;  // else it goes on there
     return is_theirs ? std::optional(manifest.chain) : std::nullopt;
   } catch (const Error&) {
     return std::nullopt;

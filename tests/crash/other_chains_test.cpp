@@ -109,17 +109,22 @@ TEST_F(Other_Chains, Manifest_Of_Another_Chain_Is_Not_Taken_For_That_Of_The_File
 }
 
 TEST_F(Other_Chains, Chain_That_Moves_To_Where_The_Lock_Of_Another_One_Was_Left_Goes_On) {
-  expect_succeeds(run_elsewhere("-1"));
-  expect_succeeds(scene_->backup({}));
-  const fs::path away = scene_->everything() / "away";
-  fs::create_directory(away);
-  for (const char* suffix : {".full.qcow2", ".chain.json", ".sha256"}) {
-    const std::string name = std::string("vm1") + suffix;
-    fs::rename(elsewhere() / name, away / name);
-    fs::rename(file(suffix), elsewhere() / name);
+  for (const char* checksum : {"--buffered", "--no-checksum"}) {
+    scene_->new_chain();
+    fs::remove_all(elsewhere());
+    fs::create_directory(elsewhere());
+    expect_succeeds(run_elsewhere("-1"));
+    expect_succeeds(scene_->backup({checksum}));
+    for (const char* suffix : {".full.qcow2", ".chain.json", ".sha256"}) {
+      const fs::path there = elsewhere() / (std::string("vm1") + suffix);
+      fs::remove(there);
+      if (fs::exists(file(suffix))) {
+        fs::rename(file(suffix), there);
+      }
+    }
+    expect_succeeds(run_elsewhere("0"));
+    EXPECT_EQ(vm().our_bitmaps(Scene::disk).size(), 2U) << "that of the chain whose lock it is, too";
   }
-  expect_succeeds(run_elsewhere("0"));
-  EXPECT_EQ(vm().our_bitmaps(Scene::disk).size(), 2U) << "that of the chain that is away, too";
 }
 
 TEST_F(Other_Chains, Copy_Of_A_Folder_With_A_Full_Under_Way_Takes_Nothing_From_The_Chain) {
