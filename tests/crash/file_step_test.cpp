@@ -67,7 +67,7 @@ std::uint64_t kill_at_the_commit(Scene& scene, Kind kind, std::uint64_t first_st
 }  // namespace
 
 TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
-  const std::uint64_t step = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 9 : 5;
+  const std::uint64_t step = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 13 : 7;
   Scene scene(crash_seed());
   int kills = 0;
   for (std::uint64_t k = crash_seed() % step;; k += step) {
@@ -93,7 +93,7 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
 TEST_P(File_Step, Of_The_Commit_Killed_Around_It_Without_Noreplace_Loses_Nothing) {
   Scene scene(crash_seed());
   int kills = 0;
-  const std::uint64_t stride = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 5 : 3;
+  const std::uint64_t stride = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 7 : 5;
   for (std::uint64_t step = kFirstOfCommit + crash_seed() % stride;; step += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
     const ProgramResult result = backup_with_harm(scene, GetParam(), step, "after", true);
