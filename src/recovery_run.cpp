@@ -106,6 +106,10 @@ std::optional<LevelRecord> resolve_pending(Session& session, const ChainFiles& f
   }
 }
 
+std::string what_to_call(const ChainOnDisk& chain, const ChainFiles& files) {
+  return chain.manifest ? chain.manifest->device : files.base();
+}
+
 /// The chains of which there may be something in QEMU besides those that the manifest answers for.
 std::vector<PastChain> past_chains(const ChainOnDisk& chain) {
   std::vector<ChainId> known = chain.manifest ? chains_of(*chain.manifest) : std::vector<ChainId>();
@@ -215,8 +219,7 @@ void remove_what_is_left(Session& session, const ChainOnDisk& chain, const Chain
     session.client.execute({"cont"});  // a guest that ran, and stood still because a write to the target failed
   }
   for (const std::string& removed : all) {
-    session.reporter.note(fmt::format("{}: removed the {} of an earlier run",
-                                      chain.manifest ? chain.manifest->device : files.base(), removed));
+    session.reporter.note(fmt::format("{}: removed the {} of an earlier run", what_to_call(chain, files), removed));
   }
 }
 
@@ -258,7 +261,7 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   }
   if (completed) {
     session.reporter.note(fmt::format("{}: level {} of an earlier run, from {}, is complete now",
-                                      chain.manifest->device, level_name(completed->level), completed->time));
+                                      what_to_call(chain, files), level_name(completed->level), completed->time));
   }
   remove_what_is_left(session, chain, files);
   remove_partials(session, files, chain.partials);
