@@ -41,8 +41,9 @@ FileLock::FileLock(const std::string& path) : path_(path) {
       fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT, 0600));
     }
     if (!fd_.is_open()) {
+      const bool is_other = errno == EISDIR || errno == ELOOP || errno == ENXIO;
       throw FileError(fmt::format("cannot open the lock {}: {}", path, std::strerror(errno)),
-                      "check its folder: owner, mode, mount, free space");
+                      is_other ? "it is no file: move it away" : "check its folder: owner, mode, mount, free space");
     }
     while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) {

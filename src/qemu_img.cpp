@@ -42,10 +42,21 @@ std::vector<std::string> argv_of(ImageRun::Kind kind, ByteCount virtual_size) {
   return {};
 }
 
+/// Why qemu-img failed, in its words, without the json: name that it was given for an image.
+std::string reason_of(const ProcessResult& result) {
+  std::string reason = result.reason();
+  constexpr std::string_view kEnd = "}': ";
+  const auto end = reason.rfind(kEnd);
+  if (end != std::string::npos && reason.find("'json:{") < end) {
+    reason.erase(0, end + kEnd.size());
+  }
+  return reason;
+}
+
 void throw_if_failed(const ProcessResult& result, std::string_view command, const std::string& path,
                      const std::string& hint = {}) {
   if (result.exit_code != 0) {
-    throw Error(fmt::format("qemu-img {} failed on {}: {}", command, path, result.reason()), hint);
+    throw Error(fmt::format("qemu-img {} failed on {}: {}", command, path, reason_of(result)), hint);
   }
 }
 

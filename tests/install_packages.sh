@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing: install_packages.sh SET...
 #   build  compiles qmpbackup        run   what it works on: QEMU and qemu-img
-#   test   what the tests need more  demo, bench, fuzz  what tests/demo.sh, tests/bench, tests/fuzz need more
+#   test   what the tests need more   demo, bench  what tests/demo.sh, tests/bench need more
+#   fuzz   sanitizers and libFuzzer
 # Where nothing is missing, nothing is run: no network, no root needed.
 set -euo pipefail
 

@@ -22,7 +22,9 @@ if [[ -n ${CI-} ]]; then
   export QMPBACKUP_REQUIRE_QEMU=1
 fi
 
-bash tests/install_packages.sh build run test
+packages=(build run test)
+[[ $preset == asan ]] && packages+=(fuzz)
+bash tests/install_packages.sh "${packages[@]}"
 cores=$(nproc)
 cmake --preset "$preset"
 cmake --build --preset "$preset" --parallel "$cores"

@@ -67,7 +67,7 @@ std::uint64_t kill_at_the_commit(Scene& scene, Kind kind, std::uint64_t first_st
 }  // namespace
 
 TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
-  const std::uint64_t step = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 13 : 7;
+  const std::uint64_t step = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 19 : 11;
   Scene scene(crash_seed());
   int kills = 0;
   for (std::uint64_t k = crash_seed() % step;; k += step) {
@@ -93,7 +93,7 @@ TEST_P(File_Step, Killed_Around_It_The_Tool_Loses_Nothing) {
 TEST_P(File_Step, Of_The_Commit_Killed_Around_It_Without_Noreplace_Loses_Nothing) {
   Scene scene(crash_seed());
   int kills = 0;
-  const std::uint64_t stride = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 7 : 5;
+  const std::uint64_t stride = all_rounds() ? 1 : GetParam() == Kind::NewFullOverBrokenChain ? 11 : 5;
   for (std::uint64_t step = kFirstOfCommit + crash_seed() % stride;; step += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
     const ProgramResult result = backup_with_harm(scene, GetParam(), step, "after", true);
@@ -112,7 +112,7 @@ TEST_P(File_Step, Of_The_Commit_Killed_Around_It_Without_Noreplace_Loses_Nothing
 TEST_P(File_Step, Of_The_Commit_Killed_After_It_In_A_Folder_That_Was_Copied_Loses_Nothing) {
   Scene scene(crash_seed());
   int copied = 0;
-  const std::uint64_t before_its_rename = GetParam() == Kind::NewFullOverBrokenChain ? 12 : 3;
+  const std::uint64_t before_its_rename = GetParam() == Kind::NewFullOverBrokenChain ? 21 : 3;
   for (std::uint64_t step = kFirstOfCommit + before_its_rename; copied == 0; ++step) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
     ASSERT_EQ(backup_with_harm(scene, GetParam(), step, "after").signal, SIGKILL);
@@ -136,7 +136,7 @@ TEST_P(File_Step, Of_The_Commit_Killed_After_It_In_A_Folder_That_Was_Copied_Lose
 TEST_P(File_Step, That_Fails_Loses_Nothing) {
   Scene scene(crash_seed());
   fail_each(
-      5,
+      8,
       [&](std::uint64_t k) {
         prepare(scene, GetParam());
         return backup_with_harm(scene, GetParam(), k, "fail");
@@ -151,7 +151,7 @@ TEST_P(File_Step, Look_That_Fails_Loses_Nothing) {
   Scene scene(crash_seed());
   std::size_t chains = 0;
   fail_each(
-      12,
+      17,
       [&](std::uint64_t k) {
         prepare(scene, GetParam());
         chains = chain_bases(scene.base()).size();

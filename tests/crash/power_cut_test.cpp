@@ -93,7 +93,7 @@ class Storage_Power_Cut : public Power_Cut, public testing::WithParamInterface<K
 
 TEST_P(Power_Cut_In_A_Run, Around_A_File_Step_Loses_Nothing) {
   const auto [kind, survivor] = GetParam();
-  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 13 : 8;
+  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 19 : 11;
   int cuts = 0;
   for (std::uint64_t k = crash_seed() % stride;; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(kind));
@@ -159,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(Each, Power_Cut_In_A_Run,
 // The disk loses what the guest did not flush, and its image holds a bitmap that does not know of it: QEMU marks that
 // as in use when it opens the image, durably.
 TEST_F(Host_Power_Cut, Around_A_File_Step_Loses_Nothing_But_The_Bitmaps) {
-  const std::uint64_t stride = all_rounds() ? 1 : 11;
+  const std::uint64_t stride = all_rounds() ? 1 : 17;
   int cuts = 0;
   for (std::uint64_t k = crash_seed() % stride;; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(Kind::Incremental));
@@ -187,7 +187,7 @@ TEST_F(Host_Power_Cut, Around_A_File_Step_Loses_Nothing_But_The_Bitmaps) {
 
 // The tool lives on, and QEMU with its bitmaps: they must fit what the storage has when it is there again.
 TEST_P(Storage_Power_Cut, At_Any_Message_Loses_Nothing) {
-  const int stride = all_rounds() ? 1 : 53;
+  const int stride = all_rounds() ? 1 : 71;
   int cuts = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(stride));; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(GetParam()));
