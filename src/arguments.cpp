@@ -32,6 +32,12 @@ std::string parse_bool(std::string_view name, std::string_view value) {
   throw UsageError(fmt::format("-{} takes true or false, not '{}'", name, value));
 }
 
+/// The Go tool would take it as a value. An empty variable before it is more likely than a name like this.
+bool looks_like_option(std::string_view text) {
+  const std::string_view name = text.substr(text.starts_with('-') ? 1 : 0, text.find('=') - 1);
+  return text.starts_with("--") || (text.starts_with('-') && (is_in(kWithValue, name) || is_in(kBool, name)));
+}
+
 }  // namespace
 
 std::vector<std::string> rewrite_arguments(const std::vector<std::string>& arguments) {
@@ -47,6 +53,10 @@ std::vector<std::string> rewrite_arguments(const std::vector<std::string>& argum
         throw UsageError(fmt::format("-{} needs a value", name));
       }
       const std::string value = equals == std::string::npos ? arguments[++i] : argument.substr(equals + 1);
+      if (equals == std::string::npos && looks_like_option(value)) {
+        throw UsageError(fmt::format("-{} needs a value, and {} is an option", name, value),
+                         fmt::format("was a variable empty? A value that begins so: -{}={}", name, value));
+      }
       if (value.empty()) {
         throw UsageError(fmt::format("-{} is empty", name));
       }

@@ -38,14 +38,23 @@ class DiskPlanner {
   }
 
   [[nodiscard]] std::string about(std::string_view text) const { return fmt::format("{}: {}", disk_.label, text); }
-  [[nodiscard]] std::string new_full_hint() const {
-    const char* other_way = node_below_snapshot() != nullptr                     ? "commit the snapshot, or "
-                            : file_beyond_manifest(in_.chain, in_.request.files) ? "put the newest manifest back, or "
-                                                                                 : "";
-    return fmt::format("{}take a new full: {} -inc auto", other_way, in_.request.command);
+  /// What may help in place of a new full: in the order of why_no_incremental.
+  [[nodiscard]] std::string_view repair_hint() const {
+    const bool lost = in_.chain.has_backups() && !in_.chain.manifest && !adopted_;
+    if (lost || (!adopted_ && fault_of_chain(in_.chain, in_.request.files))) {
+      return "put it back, or ";
+    }
+    if (file_beyond_manifest(in_.chain, in_.request.files)) {
+      return "put the newest manifest back, or ";
+    }
+    if (node_below_snapshot() != nullptr) {
+      return "commit the snapshot, or ";
+    }
+    const Bitmap* bitmap = levels().empty() ? nullptr : node_.find_bitmap(levels().back().bitmap);
+    return bitmap != nullptr && bitmap->busy ? "end that and try again, or " : "";
   }
-  [[nodiscard]] std::string start_anew_hint() const {
-    return fmt::format("start anew, what is there moves aside: {} -inc auto", in_.request.command);
+  [[nodiscard]] std::string start_anew_hint(std::string_view why) const {
+    return fmt::format("start anew, what is there moves aside ({}): {} -inc auto", why, in_.request.command);
   }
   [[nodiscard]] std::string adopt_hint() const {
     const std::optional<Level> wanted = in_.request.level;
@@ -68,7 +77,10 @@ class DiskPlanner {
       refuse(problem->text, problem->hint);
     }
     if (const Job* job = job_on(vm_, disk_)) {
-      refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value), "try again when it is over");
+      refuse(fmt::format("the {} job '{}' works on this disk", job->type, job->id.value),
+             job->is_ours()
+                 ? "try again when it is over; if its run was killed, run the backup of that chain: it goes on"
+                 : "try again when it is over");
     }
     if (node_.virtual_size == 0) {
       refuse("the disk has no size", "check the device");
@@ -113,7 +125,9 @@ class DiskPlanner {
     if (wanted) {
       refuse_wrong_level(*wanted);
       if (const std::string reason = why_no_incremental(); !reason.empty()) {
-        throw NewFullNeeded(about(reason), can_adopt() ? adopt_hint() : new_full_hint());
+        throw NewFullNeeded(about(reason), can_adopt() ? adopt_hint()
+                                                       : fmt::format("{}take a new full: {} -inc auto", repair_hint(),
+                                                                     in_.request.command));
       }
       level_ = *wanted;
       return {};
@@ -153,7 +167,8 @@ class DiskPlanner {
 
   void refuse_full_over_backups() const {
     const ChainFiles& files = in_.request.files;
-    if (in_.chain.full_is_empty_image && in_.chain.files.size() == 1 && levels_without_file_are_none()) {
+    if (in_.chain.full_is_empty_image && in_.chain.files.size() == 1 && in_.chain.levels().empty() &&
+        in_.chain.manifest_state != ManifestState::kDamaged) {
       const ByteCount size = in_.chain.file_of(kFullLevel)->header->virtual_size;
       if (size != node_.virtual_size) {
         refuse(fmt::format("the empty image {} has {} bytes, the disk has {}", files.level_path(kFullLevel), size,
@@ -162,25 +177,22 @@ class DiskPlanner {
       }
       return;
     }
-    const std::string how = can_adopt()                  ? adopt_hint()
-                            : in_.chain.levels().empty() ? why_no_incremental() + "; " + start_anew_hint()
-                            : in_.chain.files.empty()
-                                ? start_anew_hint()
-                                : fmt::format("continue the chain: {} -inc auto", in_.request.command);
+    const std::string why = why_no_incremental();
+    const std::string how =
+        "give another -backupFile, or " +
+        (can_adopt()   ? adopt_hint()
+         : why.empty() ? fmt::format("continue the chain (after -cleanBitmap: with a new full): {} -inc auto",
+                                     in_.request.command)
+                       : start_anew_hint(why));
     if (const LevelFile* file = in_.chain.files.empty() ? nullptr : &in_.chain.files.front()) {
-      refuse(fmt::format("{} exists already, and nothing is overwritten", files.level_path(file->level)),
-             how + ", or give another -backupFile");
+      refuse(fmt::format("{} exists already, and nothing is overwritten", files.level_path(file->level)), how);
     }
     if (in_.chain.has_backups()) {
       refuse(fmt::format("{} {}", files.manifest_path(),
                          in_.chain.manifest ? "names a chain whose files are gone"
                                             : "is damaged: " + in_.chain.manifest_problem),
-             start_anew_hint() + ", or give another -backupFile");
+             how);
     }
-  }
-
-  [[nodiscard]] bool levels_without_file_are_none() const {
-    return in_.chain.levels().empty() && in_.chain.manifest_state != ManifestState::kDamaged;
   }
 
   /// A level that is not the next one is a mistake of the caller's; the chain itself may be fine.
@@ -189,16 +201,13 @@ class DiskPlanner {
       return;  // why_no_incremental says it
     }
     const Level next = next_level();
-    if (!adopted_ && in_.chain.manifest->merged && wanted <= *in_.chain.manifest->merged) {
-      refuse(fmt::format("level {} was merged into the full", level_name(wanted)), next_level_hint(next));
-    }
-    if (wanted < next) {
-      refuse(fmt::format("level {} exists already, and nothing is overwritten", level_name(wanted)),
-             next_level_hint(next));
-    }
-    if (wanted > next) {
-      refuse(fmt::format("level {} needs level {}, which was not taken yet", level_name(wanted),
-                         level_name(wanted.previous())),
+    const bool merged = !adopted_ && in_.chain.manifest->merged && wanted <= *in_.chain.manifest->merged;
+    if (wanted != next) {
+      refuse(fmt::format("level {} {}", level_name(wanted),
+                         merged ? "was merged into the full"
+                         : wanted < next
+                             ? "exists already, and nothing is overwritten"
+                             : fmt::format("needs level {}, which was not taken yet", level_name(wanted.previous()))),
              next_level_hint(next));
     }
   }
@@ -233,7 +242,7 @@ class DiskPlanner {
                          node->name.value);
     }
     if (std::string reason = why_bitmap_is_unusable(node_, last); !reason.empty()) {
-      return reason + note_of_another_vm();
+      return reason + (in_.chain.manifest ? note_of_another_vm(in_.chain.manifest->vm, vm_.identity) : "");
     }
     return why_size_is_wrong(node_, last, in_.marks_intact);
   }
@@ -353,15 +362,6 @@ class DiskPlanner {
       }
     }
     return plan;
-  }
-
-  /// A VM may be renamed. Without its bitmap it is rather another one.
-  [[nodiscard]] std::string note_of_another_vm() const {
-    const std::string theirs = in_.chain.manifest ? in_.chain.manifest->vm.name : "";
-    const std::string& ours = vm_.identity.name;
-    return theirs.empty() || ours.empty() || theirs == ours
-               ? ""
-               : fmt::format("; the chain is of the VM {}, this one is {}", theirs, ours);
   }
 
   DiskPlan plan_incremental() const {

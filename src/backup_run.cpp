@@ -15,6 +15,7 @@
 #include "qmpbackup/files.hpp"
 #include "qmpbackup/level_bitmap.hpp"
 #include "qmpbackup/level_finisher.hpp"
+#include "qmpbackup/mark_check.hpp"
 #include "qmpbackup/process.hpp"
 #include "qmpbackup/qemu_img.hpp"
 #include "qmpbackup/recovery_run.hpp"
@@ -22,56 +23,6 @@
 
 namespace qmpbackup {
 namespace {
-
-const Bitmap& bitmap_on(const std::vector<Node>& nodes, const NodeName& node, const BitmapName& bitmap) {
-  for (const Node& candidate : nodes) {
-    const Bitmap* found = candidate.name == node ? candidate.find_bitmap(bitmap) : nullptr;
-    if (found != nullptr) {
-      return *found;
-    }
-  }
-  throw Error(fmt::format("QEMU lost the bitmap {} of its node {}", bitmap.value, node.value));
-}
-
-/// Puts a bitmap on the scratch node that holds the marks of a disk of `marked_size` bytes.
-void make_marks(Session& session, const NodeName& scratch, const BitmapName& name, ByteCount marked_size,
-                std::uint64_t seed) {
-  for (const QmpCommand& command : add_marks(scratch, name, marked_size, seed)) {
-    session.client.execute(command);
-  }
-  // The human monitor reports its errors as text alone, so look at what became of it.
-  if (bitmap_on(query_nodes(session), scratch, name).dirty != count_marks(marked_size, seed) * kGranularity) {
-    throw Error("QEMU's human monitor did not write the marks of a bitmap (qemu-io)");
-  }
-}
-
-/// After compare_with_marks.
-bool all_marks_are_there(const std::vector<Node>& nodes, const NodeName& scratch) {
-  return bitmap_on(nodes, scratch, kCopy).dirty == bitmap_on(nodes, scratch, kUnion).dirty;
-}
-
-/// Whether the previous level's bitmap still holds the marks that it began with; nothing where that cannot be told.
-std::optional<bool> look_at_marks(Session& session, const VmState& vm, const Disk& disk, const ChainOnDisk& chain) {
-  const LevelRecord* level = level_with_marks(vm, disk, chain);
-  if (level == nullptr) {
-    return std::nullopt;
-  }
-  const EventLoop::Shield shield(session.loop);
-  const NodeName scratch = scratch_node(chain.manifest->chain);
-  try {
-    session.client.execute(add_scratch_node(scratch, vm.find_node(disk.node)->virtual_size));
-    make_marks(session, scratch, kOldMarks, level->virtual_size, level->marks_seed);
-    session.client.execute(transaction(compare_with_marks(scratch, kOldMarks, disk.node, level->bitmap)));
-    const bool intact = all_marks_are_there(query_nodes(session), scratch);
-    session.client.execute(delete_node(scratch));
-    return intact;
-  } catch (const ConnectError&) {
-    throw;
-  } catch (const Error&) {
-    remove_leftovers(session, {chain.manifest->chain}, bitmaps_to_keep(*chain.manifest, vm.nodes));
-    throw;
-  }
-}
 
 constexpr auto kSameFolders =
     "QEMU opens the path itself: it must run on this host, see the same folders and may open the file";
@@ -305,6 +256,10 @@ class BackupRun {
     const std::vector<Node> nodes = query_nodes(session_);
     std::vector<Pending> runs;
     for (const DiskPlan& plan : plans) {
+      if (went_below_snapshot(*vm_.find_node(plan.disk.node), nodes)) {
+        throw Error(fmt::format("{}: a snapshot was taken while the backup began", plan.pending().device),
+                    "try again; the chain is as it was");
+      }
       const NodeName scratch = scratch_node(plan.pending().chain);
       if (compares_marks(plan) && !all_marks_are_there(nodes, scratch)) {
         throw Error(fmt::format("{}: while the backup began, the disk was shrunk and grown, or its bitmap cleared",

@@ -88,6 +88,21 @@ void throw_if_guest_suffers(Session& session, const std::vector<Pending>& runs, 
   }
 }
 
+[[noreturn]] void throw_job_error(Session& session, const Pending& run, const QmpEvent& error) {
+  const bool was_read = error.data.value("operation", "") == "read";
+  std::string why = "its storage has an error or is full";
+  const Deadline deadline = after(1s);  // the job ends by itself, and says why, unless the storage hangs
+  while (const auto event = session.client.next_event(deadline)) {
+    if (event->name == "BLOCK_JOB_COMPLETED" && job_of_event(*event) == run.job.value) {
+      why = event->data.value("error", why);
+      break;
+    }
+  }
+  throw Error(was_read ? fmt::format("{}: a read of the disk failed during the backup: {}", run.device, why)
+                       : fmt::format("{}: a write to {} failed during the backup: {}", run.device, run.partial, why),
+              was_read ? "check the disk's storage, then try again; the chain is as it was" : kStorageHint);
+}
+
 /// Returns when a job of ours may have changed, or at the deadline.
 void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline deadline, News& news) {
   while (const auto event = session.client.next_event(deadline)) {
@@ -101,12 +116,7 @@ void wait_for_news(Session& session, const std::vector<Pending>& runs, Deadline 
     }
     news.cancelled = news.cancelled || event->name == "BLOCK_JOB_CANCELLED";
     if (event->name == "BLOCK_JOB_ERROR") {
-      const bool was_read = event->data.value("operation", "") == "read";
-      throw Error(was_read
-                      ? fmt::format("{}: a read of the disk failed during the backup", runs.front().device)
-                      : fmt::format("{}: a write to {} failed during the backup: its storage has an error or is full",
-                                    runs.front().device, runs.front().partial),
-                  was_read ? "check the disk's storage, then try again; the chain is as it was" : kStorageHint);
+      throw_job_error(session, runs.front(), *event);
     }
     return;
   }

@@ -1,6 +1,7 @@
 #include "qmpbackup/chain_reader.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -215,6 +216,11 @@ ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files) {
   std::sort(chain.files.begin(), chain.files.end(),
             [](const LevelFile& a, const LevelFile& b) { return a.level < b.level; });
   return chain;
+}
+
+bool is_without_right(const ChainOnDisk& chain, const LevelView& level) {
+  const LevelFile* file = chain.file_of(level.record.level);
+  return file != nullptr && !file->unreadable.empty() && ::access(level.path.c_str(), R_OK) != 0;
 }
 
 void require_folder(const ChainFiles& files) {

@@ -147,6 +147,18 @@ bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>
   });
 }
 
+ChainError no_chain_at(const ChainFiles& files) {
+  const std::string& base = files.base();
+  const std::string name = base.substr(base.rfind('/') + 1);
+  const auto end = name.rfind('.', name.rfind('.') - 1);  // of "x" in "x.inc0.qcow2"
+  const bool has_end = name.ends_with(".qcow2") && end != std::string::npos && end > 0;
+  const std::string meant = has_end ? base.substr(0, base.size() - name.size() + end) : base;
+  return ChainError(fmt::format("there is no chain at {}", base),
+                    ChainFiles(meant).level_of_file(name)
+                        ? fmt::format("give the name without {}: {}", name.substr(end), meant)
+                        : "give the -backupFile that the backups were made with");
+}
+
 std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, const std::vector<LevelView>& levels,
                              std::optional<Level> wanted, const std::optional<std::string>& at) {
   if (levels.empty() && chain.manifest) {
@@ -154,8 +166,7 @@ std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, 
                      "its first full works now, or was not finished: run the backup again then");
   }
   if (levels.empty()) {
-    throw ChainError(fmt::format("there is no chain at {}", files.base()),
-                     "give the -backupFile that the backups were made with");
+    throw no_chain_at(files);
   }
   const Level level = at ? level_at(chain, files, levels, *at) : wanted.value_or(levels.back().record.level);
   if (const auto index = index_of(levels, level)) {

@@ -20,9 +20,11 @@ namespace {
 ChainOnDisk read_sound_chain(EventLoop& loop, const ChainFiles& files) {
   ChainOnDisk chain = read_chain(loop, files);
   const bool lost = chain.manifest_state == ManifestState::kDamaged && !chain.lost_id;
-  if (lost || chain.manifest_state == ManifestState::kTooNew) {
+  const bool too_new = chain.manifest_state == ManifestState::kTooNew;
+  if (lost || too_new) {
     throw ChainError(fmt::format("{} cannot be used: {}", files.manifest_path(), chain.manifest_problem),
-                     "leave -backupFile out to remove the bitmaps of all chains of this device");
+                     too_new ? "use the newer qmpbackup that wrote it"
+                             : "leave -backupFile out to remove the bitmaps of all chains of this device");
   }
   return chain;
 }
@@ -101,6 +103,9 @@ void run_clean_bitmap(EventLoop& loop, Reporter& reporter, const CleanBitmapRequ
   }
   const VmState vm = look_at_vm(session);
   const Disk disk = find_disk(vm, request.device);
+  if (const auto problem = migration_problem(vm)) {  // what it changes here would be lost, or come back
+    throw ChainError(fmt::format("{}: {}", disk.label, problem->text), problem->hint);
+  }
   refuse_while_a_backup_works(vm, disk);
   if (chain) {
     check_whose_chain(reporter, *request.files, *chain, vm, disk);

@@ -41,9 +41,12 @@ FileLock::FileLock(const std::string& path) : path_(path) {
       fd_ = UniqueFd(::open(path.c_str(), kFlags | O_CREAT, 0600));
     }
     if (!fd_.is_open()) {
-      const bool is_other = errno == EISDIR || errno == ELOOP || errno == ENXIO;
-      throw FileError(fmt::format("cannot open the lock {}: {}", path, std::strerror(errno)),
-                      is_other ? "it is no file: move it away" : "check its folder: owner, mode, mount, free space");
+      const int error = errno;
+      const char* hint = error == EISDIR || error == ELOOP || error == ENXIO ? "it is no file: move it away"
+                         : error == EACCES && ::access(path.c_str(), F_OK) == 0
+                             ? "check its owner and mode, or run as the user whose backups these are"
+                             : "check its folder: owner, mode, mount, free space";
+      throw FileError(fmt::format("cannot open the lock {}: {}", path, std::strerror(error)), hint);
     }
     while (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) {

@@ -47,7 +47,7 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last) {
     return fmt::format("the bitmap for level {} is not recording: writes are missing in it", level);
   }
   if (bitmap->busy) {
-    return fmt::format("the bitmap for level {} is busy: something else uses it", level);
+    return fmt::format("the bitmap for level {} is busy: something else uses it, an NBD export or another job", level);
   }
   return {};
 }
@@ -59,6 +59,11 @@ const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const Bit
     }
   }
   return nullptr;
+}
+
+bool went_below_snapshot(const Node& before, const std::vector<Node>& nodes) {
+  const auto now = std::find_if(nodes.begin(), nodes.end(), [&](const Node& node) { return node.name == before.name; });
+  return now == nodes.end() || (now->read_only && !before.read_only);
 }
 
 std::vector<ChainId> chains_of(const Manifest& manifest) {

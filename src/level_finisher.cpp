@@ -201,18 +201,19 @@ void continue_guest(Session& session, const Pending& pending) {
   }
 }
 
-/// Whether the bitmap of the run in `pending` came back with the disk's image: QEMU has ended since and the job is
-/// gone. A copy of the image that was made in between has that bitmap too. Rolled back to the copy, the disk must not
+bool has_bitmap(const std::vector<Node>& nodes, const BitmapName& bitmap) {
+  return std::any_of(nodes.begin(), nodes.end(), [&](const Node& node) { return node.find_bitmap(bitmap) != nullptr; });
+}
+
+/// Whether the bitmap of the run in `pending`, whose job is gone, came back with the disk's image: QEMU has ended
+/// since. A copy of the image that was made in between has that bitmap too. Rolled back to the copy, the disk must not
 /// pass its bitmap for that of the next attempt, which knows nothing of what was written between the two.
-bool was_stored(Session& session, const std::vector<Node>& nodes, const Manifest& manifest) {
+bool was_stored(const std::vector<Node>& nodes, const Manifest& manifest) {
   const Pending& pending = *manifest.pending;
   if (pending.chain != manifest.chain || manifest.levels.empty() || pending.adopts) {
     return false;  // the next attempt has another chain's id
   }
-  const std::vector<Job> jobs = query_jobs(session.client);
-  return std::any_of(nodes.begin(), nodes.end(),
-                     [&](const Node& node) { return node.find_bitmap(pending.bitmap) != nullptr; }) &&
-         std::none_of(jobs.begin(), jobs.end(), [&](const Job& job) { return job.id == pending.job; });
+  return has_bitmap(nodes, pending.bitmap);
 }
 
 }  // namespace
@@ -220,6 +221,7 @@ bool was_stored(Session& session, const std::vector<Node>& nodes, const Manifest
 LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& manifest, Recovery from) {
   continue_guest(session, *manifest.pending);
   if (from == Recovery::kFlush) {
+    sync_file(files.in_folder(manifest.pending->partial));  // QEMU and its guest would stand still while it waits
     flush_target(session, *manifest.pending);
   }
   if (from != Recovery::kCommit) {
@@ -282,18 +284,22 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
   require_locks(session);
   const Pending pending = *manifest.pending;
-  const std::vector<Node> nodes = query_nodes(session);
-  if (was_stored(session, nodes, manifest)) {
+  const std::string partial = files.in_folder(pending.partial);
+  const bool had_job = !remove_jobs(session, {pending.chain}).empty();
+  continue_guest(session, pending);
+  require_storage_answers(session, partial);
+  const std::vector<Node> nodes = look_at_vm(session).nodes;
+  if (!had_job && was_stored(nodes, manifest)) {
+    discard_durably(partial);  // it may be what fills the storage
     ++manifest.stored_attempts;
     write_durably(files.manifest_path(), format_manifest(manifest));  // before that can be seen no more
   }
   remove_leftovers(session, {pending.chain}, bitmaps_kept_by_undo(manifest, nodes));
-  const std::vector<Node> left = query_nodes(session);
-  continue_guest(session, pending);
-  if (std::any_of(left.begin(), left.end(), [&](const Node& node) { return node.name == pending.node; })) {
-    remove_durably(files.in_folder(pending.partial));
+  const VmState left = look_at_vm(session);
+  if (left.find_node(pending.node) != nullptr) {
+    remove_durably(partial);
   } else {
-    discard_durably(files.in_folder(pending.partial));
+    discard_durably(partial);
   }
   manifest.pending.reset();
   if (!manifest.levels.empty() && !pending.adopts) {
@@ -304,10 +310,11 @@ void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
       rename_durably(files.damaged_manifest_path(), files.manifest_path());
     }
   }
-  const bool bitmap_stays = std::any_of(left.begin(), left.end(), [&](const Node& node) {
-    return node.find_bitmap(pending.bitmap) != nullptr;  // below a snapshot it cannot be removed yet
-  });
-  if (!bitmap_stays) {
+  const std::vector<Disk> disks = list_disks(left);
+  const bool disk_is_there =
+      std::any_of(disks.begin(), disks.end(), [&](const Disk& disk) { return disk.label == pending.device; });
+  // Below a snapshot a bitmap cannot be removed yet; a disk that is away may come back with it.
+  if (!has_bitmap(left.nodes, pending.bitmap) && (had_job || disk_is_there)) {
     write_lock_note(files.lock_path(), without_past(read_lock_note(files.lock_path()), pending.chain));
   }
 }

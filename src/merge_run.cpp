@@ -123,10 +123,13 @@ class Merge {
     }
     if (!chain.manifest || chain.manifest->levels.empty()) {
       throw chain.files.empty()
-          ? ChainError(fmt::format("there is no chain at {}", files_.base()),
-                       "give the -backupFile that the backups were made with")
-          : ChainError(fmt::format("{} is no chain with a manifest", files_.base()),
-                       "a chain whose manifest is missing or unreadable restores, but cannot be merged");
+          ? no_chain_at(files_)
+          : ChainError(
+                fmt::format("{} cannot be merged: {} {}", files_.base(), files_.manifest_path(),
+                            chain.manifest_problem.empty() ? "is missing" : "is unreadable: " + chain.manifest_problem),
+                chain.manifest_state == ManifestState::kTooNew
+                    ? "use the newer qmpbackup that wrote it"
+                    : "put it back; without it the chain restores all the same");
     }
   }
 

@@ -39,7 +39,7 @@ std::vector<Socket::endpoint_type> endpoints_of(const QmpAddress& address, asio:
 std::string hint_for(int error) {
   switch (error) {
     case ENOENT:
-      return "check the path; QEMU makes it: -qmp unix:PATH,server=on,wait=off; over TCP: tcp:HOST:PORT";
+      return "does the VM run, with -qmp unix:PATH,server=on,wait=off? Over TCP: tcp:HOST:PORT";
     case ECONNREFUSED:
       return "nothing listens there: QEMU has ended, or uses another socket";
     case EACCES:
@@ -129,7 +129,7 @@ void QmpClient::Connection::connect() {
 ConnectError QmpClient::Connection::busy(std::string_view symptom) const {
   return ConnectError(
       fmt::format("QEMU at {} {}: another client holds this monitor, or QEMU hangs", address.text(), symptom),
-      "end the other client, or give QEMU a second -qmp socket for backups");
+      "wait if that is another backup of this VM, end that client, or give QEMU a second -qmp socket for backups");
 }
 
 void QmpClient::Connection::handshake() {

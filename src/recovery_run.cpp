@@ -210,12 +210,13 @@ void remove_what_is_left(Session& session, const ChainOnDisk& chain, const Chain
   for (const ChainId& archived : chains_that_came_back(chain, files, chains, vm.nodes)) {
     chains.push_back(archived);
   }
-  const bool had_job = std::any_of(vm.jobs.begin(), vm.jobs.end(), [&](const Job& job) {
+  const bool may_have_stopped_it = std::any_of(vm.jobs.begin(), vm.jobs.end(), [&](const Job& job) {
     const auto named = parse_chain_level(job.id.value);
-    return named && std::find(chains.begin(), chains.end(), named->chain) != chains.end();
+    return named && (!job.is_concluded() || job.error) &&
+           std::find(chains.begin(), chains.end(), named->chain) != chains.end();
   });
   const std::vector<std::string> all = remove_leftovers(session, chains, bitmaps_that_stay(chain, files, vm.nodes));
-  if (had_job && vm.status == "io-error") {
+  if (may_have_stopped_it && vm.status == "io-error") {
     session.client.execute({"cont"});  // a guest that ran, and stood still because a write to the target failed
   }
   for (const std::string& removed : all) {
@@ -249,7 +250,12 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   if (chain.manifest && (chain.manifest->pending_merge || chain.manifest->pending)) {
     finish_merge(files, *chain.manifest);
     if (chain.manifest->pending) {
-      refuse_other_vm(files.base(), chain.manifest->pending->vm, look_at_vm(session).identity);
+      require_storage_answers(session, files.in_folder(chain.manifest->pending->partial));
+      const VmState vm = look_at_vm(session);
+      refuse_other_vm(files.base(), chain.manifest->pending->vm, vm.identity);
+      if (const auto problem = migration_problem(vm)) {
+        throw ChainError(fmt::format("{}: {}", chain.manifest->pending->device, problem->text), problem->hint);
+      }
       completed = resolve_pending(session, files, *chain.manifest, speed_bytes_per_second);
     }
     chain = read_chain(session.loop, files);

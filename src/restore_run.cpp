@@ -74,7 +74,7 @@ class Restore {
   void refuse_faults() const {
     for (const LevelView& level : levels_) {
       if (level.fault) {
-        refuse_damage(*level.fault, newest_good(all_levels_));
+        refuse_damage(*level.fault, newest_good(all_levels_), is_without_right(chain_, level));
       }
     }
   }
@@ -99,17 +99,21 @@ class Restore {
                                               : "a damaged byte in the data cannot be noticed"));
   }
 
-  [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good) const {
-    std::string hint = good
-                           ? fmt::format("the newest level that is good: {} (-inc {})", level_name(*good), good->number)
-                           : "no level of this chain can be restored";
+  /// `no_right`: only the right to read the level is wanting.
+  [[noreturn]] void refuse_damage(const std::string& fault, std::optional<Level> good, bool no_right = false) const {
+    std::string hint = no_right ? std::string(kNoRightHint) + (good ? "; " : "") : "";
+    hint += good       ? fmt::format("the newest level that is good: {} (-inc {})", level_name(*good), good->number)
+            : no_right ? ""
+                       : "no level of this chain can be restored";
     if (chosen().sha256 && !levels_.front().from_manifest) {
       hint += fmt::format("; if {} may be older than the files: --no-checksum", request_.files.checksums_path());
     }
     if (file_beyond_manifest(chain_, request_.files)) {
       hint += fmt::format("; to go by the files alone, move {} away", request_.files.manifest_path());
     }
-    throw ChainError(fmt::format("level {} cannot be restored: {}", level_name(chosen().level), fault), hint);
+    throw ChainError(
+        fmt::format("{}: level {} cannot be restored: {}", request_.files.base(), level_name(chosen().level), fault),
+        hint);
   }
 
   void refuse_existing_output() const {

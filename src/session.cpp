@@ -8,6 +8,7 @@
 #include "qmpbackup/backup_commands.hpp"
 #include "qmpbackup/errors.hpp"
 #include "qmpbackup/json_text.hpp"
+#include "qmpbackup/process.hpp"
 
 namespace qmpbackup {
 namespace {
@@ -40,21 +41,6 @@ bool is_node_of(const std::vector<ChainId>& chains, const NodeName& name) {
   return std::any_of(chains.begin(), chains.end(), [&](const ChainId& chain) {
     return name == target_node(chain) || name == target_file_node(chain) || name == scratch_node(chain);
   });
-}
-
-void remove_jobs(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
-  for (const Job& job : query_jobs(session.client)) {
-    if (!is_level_of(chains, job.id.value)) {
-      continue;
-    }
-    if (!job.is_concluded()) {
-      try_execute(session.client, {"job-cancel", {{"id", job.id.value}}});
-    }
-    if (wait_for_job(session, job.id, after(kCancelTakes))) {
-      try_execute(session.client, dismiss_job(job.id));
-    }
-    removed.push_back("job " + job.id.value);
-  }
 }
 
 void remove_nodes(Session& session, const std::vector<ChainId>& chains, std::vector<std::string>& removed) {
@@ -93,7 +79,8 @@ void remove_bitmaps(Session& session, const std::vector<ChainId>& chains, const 
         removed.push_back("bitmap " + bitmap.name.value);
       } else {
         session.reporter.warning(
-            fmt::format("QEMU keeps the bitmap {} on node {}", bitmap.name.value, node.name.value));
+            fmt::format("QEMU keeps the bitmap {} on node {}, perhaps in use (an NBD export?): a later run removes it",
+                        bitmap.name.value, node.name.value));
       }
     }
   }
@@ -140,6 +127,14 @@ std::vector<Node> query_nodes(Session& session) {
     arguments["flat"] = true;  // without the backing files nested in each: a long chain would be listed over and over
   }
   return parse_nodes(query(session.client, "query-named-block-nodes", std::move(arguments)));
+}
+
+void require_storage_answers(Session& session, const std::string& path) {
+  constexpr auto kLongestLook = 30s;
+  const Process look(session.loop, {"stat", "--", path}, -1, [](std::string_view) {});
+  if (!session.loop.wait_until([&] { return look.ended(); }, after(kLongestLook))) {
+    throw FileError(fmt::format("the storage of {} does not answer", path), "see what it waits for, then try again");
+  }
 }
 
 std::string query_status(QmpClient& client) {
@@ -191,10 +186,26 @@ std::optional<Job> wait_for_job(Session& session, const JobId& id, Deadline dead
   }
 }
 
+std::vector<std::string> remove_jobs(Session& session, const std::vector<ChainId>& chains) {
+  std::vector<std::string> removed;
+  for (const Job& job : query_jobs(session.client)) {
+    if (!is_level_of(chains, job.id.value)) {
+      continue;
+    }
+    if (!job.is_concluded()) {
+      try_execute(session.client, {"job-cancel", {{"id", job.id.value}}});
+    }
+    if (wait_for_job(session, job.id, after(kCancelTakes))) {
+      try_execute(session.client, dismiss_job(job.id));
+    }
+    removed.push_back("job " + job.id.value);
+  }
+  return removed;
+}
+
 std::vector<std::string> remove_leftovers(Session& session, const std::vector<ChainId>& chains,
                                           const std::vector<BitmapName>& keep) {
-  std::vector<std::string> removed;
-  remove_jobs(session, chains, removed);
+  std::vector<std::string> removed = remove_jobs(session, chains);
   remove_nodes(session, chains, removed);
   remove_bitmaps(session, chains, keep, removed);
   remove_all_descriptors(session, chains);

@@ -1,7 +1,6 @@
 #include "qmpbackup/verify_run.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -38,8 +37,7 @@ class Verifier {
 
   void run(bool deep, bool again) {
     if (levels_.empty() && chain_.manifest_state == ManifestState::kAbsent) {
-      throw ChainError(fmt::format("there is no chain at {}", files_.base()),
-                       "give the -backupFile that the backups were made with");
+      throw no_chain_at(files_);
     }
     if (levels_.empty() && chain_.manifest) {
       throw ChainError(fmt::format("{} has no level yet, and nothing restores from it", files_.base()),
@@ -113,7 +111,7 @@ class Verifier {
       watch_.throw_if_changed();
       level.fault = verdict.faults.front();
       ++damaged_;
-      unreadable_ += is_unreadable(level) ? 1U : 0U;
+      unreadable_ += is_without_right(chain_, level) ? 1U : 0U;
     }
     if (reporter_.json()) {
       reporter_.end_progress();
@@ -121,26 +119,20 @@ class Verifier {
                            {"level", level.record.level.number},
                            {"file", level.record.file},
                            {"time", is_time_known(level) ? json(level.record.time) : json(nullptr)},
-                           {"verdict", ok                     ? "ok"
-                                       : is_unreadable(level) ? "unreadable"
-                                                              : "damaged"},
+                           {"verdict", ok                                ? "ok"
+                                       : is_without_right(chain_, level) ? "unreadable"
+                                                                         : "damaged"},
                            {"proved", verdict.proved},
                            {"faults", verdict.faults}});
       return;
     }
     print(fmt::format("{:<{}}  {}", level_name(level.record.level), name_width_,
-                      ok                     ? fmt::format("ok       {}", fmt::join(verdict.proved, ", "))
-                      : is_unreadable(level) ? "UNREADABLE"
-                                             : "DAMAGED"));
+                      ok                                ? fmt::format("ok       {}", fmt::join(verdict.proved, ", "))
+                      : is_without_right(chain_, level) ? "UNREADABLE"
+                                                        : "DAMAGED"));
     for (const std::string& fault : verdict.faults) {
       print(fmt::format("{:<{}}  {}", "", name_width_, fault));
     }
-  }
-
-  /// For want of a right; an error of the storage is damage.
-  [[nodiscard]] bool is_unreadable(const LevelView& level) const {
-    const LevelFile* file = chain_.file_of(level.record.level);
-    return file != nullptr && !file->unreadable.empty() && ::access(level.path.c_str(), R_OK) != 0;
   }
 
   void print(const std::string& text) const {
@@ -176,6 +168,13 @@ class Verifier {
 
   [[nodiscard]] bool is_time_known(const LevelView& level) const {
     return level.from_manifest || chain_.file_of(level.record.level) != nullptr;
+  }
+
+  [[nodiscard]] std::string first_damage() const {
+    const auto damaged = std::find_if(levels_.begin(), levels_.end(), [&](const LevelView& level) {
+      return level.fault && !is_without_right(chain_, level);
+    });
+    return *damaged->fault;
   }
 
   [[nodiscard]] std::string range(std::size_t first, std::size_t last) const {
@@ -228,6 +227,11 @@ class Verifier {
     for (const std::string& line : lines) {
       print(line);
     }
+    if (damaged_ == 0 && chain_.manifest_state == ManifestState::kTooNew) {
+      throw ChainError(fmt::format("{}: the levels are sound, but {} was written by a newer qmpbackup and not checked",
+                                   files_.base(), files_.manifest_path()),
+                       "use the newer qmpbackup");
+    }
     if (reporter_.json()) {  // the last line is the error's
       json damage = found;
       damage["message_type"] = "damage";
@@ -236,21 +240,21 @@ class Verifier {
     if (damaged_ == unreadable_ && fault.empty()) {
       throw FileError(fmt::format("{}: {} of {} levels cannot be opened: nothing is known of them", files_.base(),
                                   unreadable_, levels_.size()),
-                      "check owner and mode, or run as the user whose backups they are");
+                      kNoRightHint);
     }
     throw DamageFound(
         fmt::format("{}: {}", files_.base(),
-                    damaged_ > unreadable_ ? fmt::format("{} of {} levels {} damaged", damaged_ - unreadable_,
-                                                         levels_.size(), damaged_ - unreadable_ == 1 ? "is" : "are")
+                    damaged_ > unreadable_ ? fmt::format("{} of {} levels damaged: {}", damaged_ - unreadable_,
+                                                         levels_.size(), first_damage())
                                            : fault),
         fmt::format("{}; {}",
                     newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
                     ChainFiles(std::filesystem::absolute(files_.base()).string()).is_archived()
                         ? "an earlier chain: nothing is added to it any more"
                     : chain_.manifest_state == ManifestState::kTooNew ? "use the newer qmpbackup"
-                    : chain_.manifest_state == ManifestState::kGood && fault.empty()
+                    : chain_.manifest_state == ManifestState::kGood && fault.empty() && !fault_of_chain(chain_, files_)
                         ? "for a new full: the backup command with -cleanBitmap, then with -inc auto"
-                        : "for a new full: the backup command with -inc auto"));
+                        : "put back what is missing, or for a new full: the backup command with -inc auto"));
   }
 
   EventLoop& loop_;

@@ -132,10 +132,18 @@ void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmI
   const bool named_apart = !chain.name.empty() && !vm.name.empty() && chain.name != vm.name;
   if (is_known(chain.uuid) && is_known(vm.uuid) ? chain.uuid != vm.uuid
                                                 : is_known(chain.uuid) != is_known(vm.uuid) && named_apart) {
-    throw ChainError(fmt::format("{} is a chain of the VM {} ({}); this one is {} ({})", base, chain.name, chain.uuid,
-                                 vm.name, vm.uuid),
+    const auto told = [&](const VmIdentity& one) {
+      return fmt::format("{} ({})", one.name, is_known(one.uuid) ? one.uuid : "no UUID");
+    };
+    throw ChainError(fmt::format("{} is a chain of the VM {}; this one is {}", base, told(chain), told(vm)),
                      "give each VM a -backupFile of its own");
   }
+}
+
+std::string note_of_another_vm(const VmIdentity& chain, const VmIdentity& vm) {
+  return chain.name.empty() || vm.name.empty() || chain.name == vm.name
+             ? ""
+             : fmt::format("; the chain is of the VM {}, this one is {}", chain.name, vm.name);
 }
 
 std::vector<Job> parse_jobs(const json& reply) {
@@ -313,7 +321,7 @@ std::optional<MigrationProblem> migration_problem(const VmState& vm) {
   const bool given_away = vm.status == "postmigrate" && vm.migration_status == "completed";
   if (vm.status == "inmigrate" || vm.status == "finish-migrate" || given_away) {
     return MigrationProblem{fmt::format("the VM is in state {}: its disks belong to another QEMU", vm.status),
-                            "back it up where it runs"};
+                            "try again where it runs"};
   }
   return std::nullopt;
 }

@@ -2,6 +2,7 @@
 
 #include "qmpbackup/backup_planner.hpp"
 #include "qmpbackup/chain_on_disk.hpp"
+#include "qmpbackup/chain_view.hpp"
 #include "qmpbackup/event_loop.hpp"
 
 namespace qmpbackup {
@@ -16,6 +17,10 @@ ChainOnDisk read_chain(EventLoop& loop, const ChainFiles& files);
 /// there (LevelFile::elsewhere). A level that cannot be read is noted (LevelFile::unreadable): those below it
 /// restore. Throws FileError only where the folder or the manifest cannot be read. Needs no lock and no right to write.
 ChainOnDisk read_chain_to_restore(EventLoop& loop, const ChainFiles& files);
+
+/// Whether a level is of no use for want of a right to read it alone; an error of the storage is damage.
+bool is_without_right(const ChainOnDisk& chain, const LevelView& level);
+inline constexpr auto kNoRightHint = "check owner and mode, or run as the user whose backups they are";
 
 /// Throws ChainError where the chain's folder is not there.
 void require_folder(const ChainFiles& files);

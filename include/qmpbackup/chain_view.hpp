@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "qmpbackup/chain_on_disk.hpp"
+#include "qmpbackup/errors.hpp"
 
 namespace qmpbackup {
 
@@ -38,6 +39,9 @@ void mark_levels_above_faults(std::vector<LevelView>& levels);
 /// Whether all files are where they belong and every backing link is a file name alone, so that the levels without
 /// fault are found by their links.
 bool links_stay_in_folder(const ChainOnDisk& chain, const std::vector<LevelView>& levels);
+
+/// The error for a base without any file of a chain, which may be the name of a level.
+ChainError no_chain_at(const ChainFiles& files);
 
 /// Where the level to restore stands among `levels`: that of `at` (RFC 3339 in UTC: the newest not after it), else
 /// `wanted`, else the newest. Throws ChainError where there is none, with where to look instead.

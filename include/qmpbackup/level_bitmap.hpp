@@ -19,6 +19,9 @@ std::string why_bitmap_is_unusable(const Node& node, const LevelRecord& last);
 /// back.
 const Node* holder_below_snapshot(const VmState& vm, const Disk& disk, const BitmapName& bitmap);
 
+/// Whether the guest writes to another node by now than when `before` was seen: a snapshot makes the node read-only.
+bool went_below_snapshot(const Node& before, const std::vector<Node>& nodes);
+
 /// The chains whose things in QEMU the manifest answers for.
 std::vector<ChainId> chains_of(const Manifest& manifest);
 

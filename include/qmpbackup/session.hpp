@@ -43,9 +43,16 @@ std::vector<Job> query_jobs(QmpClient& client);
 std::vector<Node> query_nodes(Session& session);
 std::string query_status(QmpClient& client);
 
+/// Throws FileError where not even the file's size can be had in time, or that it is not there. QEMU asks for the size
+/// of a target whenever it lists nodes, and stands still, guest and all, while the storage hangs: a child asks before.
+void require_storage_answers(Session& session, const std::string& path);
+
 /// Waits until the job has concluded or is gone; the state it was found in last, nothing when it is gone. Throws
 /// ConnectionLost, Interrupted, and Error when it is still there at the deadline.
 std::optional<Job> wait_for_job(Session& session, const JobId& id, Deadline deadline);
+
+/// Cancels and dismisses the jobs of the given chains, without a look at any node. Returns which, a phrase each.
+std::vector<std::string> remove_jobs(Session& session, const std::vector<ChainId>& chains);
 
 /// Removes what this program left in QEMU for the given chains: cancels and dismisses jobs, deletes nodes, removes
 /// every bitmap but those to `keep`, closes descriptors. Asks QEMU what there is instead of remembering, so that it

@@ -99,6 +99,9 @@ struct VmState {
 /// Throws ChainError where the chain at `base` was made of another VM than this one: their uuids differ, or only one of
 /// them has any and their names differ.
 void refuse_other_vm(const std::string& base, const VmIdentity& chain, const VmIdentity& vm);
+/// For a message, empty where both are called the same: a VM may be renamed; without its bitmap it is rather another
+/// one.
+std::string note_of_another_vm(const VmIdentity& chain, const VmIdentity& vm);
 
 std::vector<Device> parse_devices(const nlohmann::json& query_block);
 std::vector<Node> parse_nodes(const nlohmann::json& query_named_block_nodes);

@@ -162,7 +162,7 @@ TEST_F(CliTest, A_Missing_Folder_Is_Refused_Before_Connecting) {
 
 TEST_F(CliTest, Nobody_Listening_Exits_4) {
   expect_refusal(backup("{}/none.sock"), 4, path("none.sock"));
-  expect_refusal(backup("unix:{}/none.sock"), 4, "check the path");
+  expect_refusal(backup("unix:{}/none.sock"), 4, "does the VM run");
   write_file(path("file"), "no socket");
   expect_refusal(backup("{}/file"), 4, path("file"));
   expect_refusal(backup("{}"), 4, folder_.path().string());

@@ -25,10 +25,19 @@ TEST(Arguments, Take_One_Dash_Or_Two_And_A_Space_Or_An_Equals_Sign) {
 TEST(Arguments, Take_Values_That_Look_Like_Flags) {
   EXPECT_EQ(rewrite_arguments({"-inc", "-1"}), Words{"--inc=-1"});
   EXPECT_EQ(rewrite_arguments({"-inc=-1"}), Words{"--inc=-1"});
-  EXPECT_EQ(rewrite_arguments({"-backupFile", "-v"}), Words{"--backupFile=-v"});
-  EXPECT_EQ(rewrite_arguments({"-backupFile", "--json", "-inc", "0"}), (Words{"--backupFile=--json", "--inc=0"}));
+  EXPECT_EQ(rewrite_arguments({"-backupFile", "-x"}), Words{"--backupFile=-x"});
+  EXPECT_EQ(rewrite_arguments({"-backupFile=-v"}), Words{"--backupFile=-v"});
+  EXPECT_EQ(rewrite_arguments({"-backupFile=--json", "-inc", "0"}), (Words{"--backupFile=--json", "--inc=0"}));
   EXPECT_EQ(rewrite_arguments({"-backupFile=a=b=c"}), Words{"--backupFile=a=b=c"});
   EXPECT_EQ(rewrite_arguments({"-backupFile", "a b '\"%"}), Words{"--backupFile=a b '\"%"});
+}
+
+// As when a variable is empty: `-backupFile $BASE --quiet`.
+TEST(Arguments, Take_No_Option_For_The_Value_Of_A_Flag_Before_It) {
+  for (const char* option : {"--quiet", "--json", "-v", "-inc", "-deviceToBackup", "-inc=0", "--compress=none"}) {
+    EXPECT_THROW(rewrite_arguments({"-backupFile", option}), UsageError) << option;
+    EXPECT_EQ(rewrite_arguments({std::string("-backupFile=") + option}), Words{std::string("--backupFile=") + option});
+  }
 }
 
 TEST(Arguments, Take_A_Bool_In_Every_Spelling_That_Go_Takes) {

@@ -43,8 +43,8 @@ TEST_F(PlannerWithForeignFiles, A_Foreign_Chain_Needs_Adopt_And_The_Hint_Says_So
 
 TEST_F(PlannerWithForeignFiles, A_Full_Over_A_Foreign_Chain_Names_Adopt_And_Auto_Says_What_It_Gives_Up) {
   have_foreign_chain_up_to(0);
-  EXPECT_REFUSED(ChainError, "nothing is overwritten; take that chain over:");
-  EXPECT_REFUSED(ChainError, "-inc auto --adopt, or give another");
+  EXPECT_REFUSED(ChainError, "nothing is overwritten; give another -backupFile, or take that chain over:");
+  EXPECT_REFUSED(ChainError, "-inc auto --adopt");
   ask_auto();
   EXPECT_NE(plan().warnings.at(0).find("a chain of the Go tool, and --adopt was not given"), std::string::npos);
 }
@@ -54,9 +54,10 @@ TEST_F(PlannerWithForeignFiles, Adopt_Never_Takes_A_Chain_Of_Ours_That_Lost_Its_
   disk_.chain.was_ours = true;
   disk_.request.adopt = true;
   ask(1);
-  EXPECT_REFUSED(NewFullNeeded, "the manifest /backup/drive0.chain.json is missing; take a new full");
+  EXPECT_REFUSED(NewFullNeeded, "the manifest /backup/drive0.chain.json is missing; put it back, or take a new full");
   ask(-1);
-  EXPECT_REFUSED(ChainError, "the manifest /backup/drive0.chain.json is missing; start anew");
+  EXPECT_REFUSED(ChainError,
+                 "start anew, what is there moves aside (the manifest /backup/drive0.chain.json is missing)");
 }
 
 TEST_F(PlannerWithForeignFiles, Adopt_Continues_A_Foreign_Chain_From_Its_Bitmap) {
