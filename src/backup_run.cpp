@@ -94,7 +94,7 @@ nlohmann::json to_json(const std::string& device, const ChainFiles& files, const
 
 class BackupRun {
  public:
-  BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options, std::span<const FileLock> locks)
+  BackupRun(EventLoop& loop, Reporter& reporter, const BackupOptions& options, std::span<FileLock> locks)
       : loop_(loop),
         reporter_(reporter),
         options_(options),
@@ -292,6 +292,11 @@ class BackupRun {
         all = false;
       }
     }
+    for (FileLock& lock : session_.locks) {
+      if (!all) {
+        lock.keep();
+      }
+    }
     return all;
   }
 
@@ -344,6 +349,11 @@ void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& option
   require_program("qemu-img");
   std::vector<FileLock> locks;
   for (const BackupRequest& request : options.disks) {
+    const std::string folder = request.files.folder();
+    if (!storage_answers(loop, folder, after(options.connection.timeouts.reply))) {
+      throw FileError(fmt::format("the storage of {} does not answer", folder),
+                      "see what it waits for, then try again");
+    }
     require_folder(request.files);
     if (!options.dry_run) {
       locks.emplace_back(request.files.lock_path());

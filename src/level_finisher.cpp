@@ -282,12 +282,17 @@ void clean_up_after_commit(Session& session, const Manifest& manifest) {
 
 void undo_level(Session& session, const ChainFiles& files, Manifest& manifest) {
   const EventLoop::Shield shield(session.loop);
-  require_locks(session);
   const Pending pending = *manifest.pending;
   const std::string partial = files.in_folder(pending.partial);
+  const bool answers = storage_answers(session, partial);
+  if (answers) {  // else no other run can work there either
+    require_locks(session);
+  }
   const bool had_job = !remove_jobs(session, {pending.chain}).empty();
   continue_guest(session, pending);
-  require_storage_answers(session, partial);
+  if (!answers) {
+    throw FileError(fmt::format("the storage of {} does not answer", partial));
+  }
   const std::vector<Node> nodes = look_at_vm(session).nodes;
   if (!had_job && was_stored(nodes, manifest)) {
     discard_durably(partial);  // it may be what fills the storage

@@ -263,6 +263,16 @@ void require_program(const std::string& name) {
   throw ResourceError(fmt::format("{} is not on PATH", name), "install it: it comes with QEMU (Debian: qemu-utils)");
 }
 
+bool storage_answers(EventLoop& loop, const std::string& path, Deadline deadline) {
+  std::unique_ptr<Process> look;
+  try {
+    look = std::make_unique<Process>(loop, std::vector<std::string>{"stat", "--", path}, -1, [](std::string_view) {});
+  } catch (const ResourceError&) {
+    return true;  // nobody can tell
+  }
+  return loop.wait_until([&] { return look->ended(); }, deadline);
+}
+
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,
                           const Process::OnOutput& on_output) {
   return Process(loop, argv, inherited, on_output).wait(deadline);

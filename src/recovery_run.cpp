@@ -250,7 +250,11 @@ std::optional<LevelRecord> recover_chain(Session& session, const ChainFiles& fil
   if (chain.manifest && (chain.manifest->pending_merge || chain.manifest->pending)) {
     finish_merge(files, *chain.manifest);
     if (chain.manifest->pending) {
-      require_storage_answers(session, files.in_folder(chain.manifest->pending->partial));
+      const std::string partial = files.in_folder(chain.manifest->pending->partial);
+      if (!storage_answers(session, partial)) {
+        throw FileError(fmt::format("the storage of {} does not answer", partial),
+                        "see what it waits for, then try again");
+      }
       const VmState vm = look_at_vm(session);
       refuse_other_vm(files.base(), chain.manifest->pending->vm, vm.identity);
       if (const auto problem = migration_problem(vm)) {

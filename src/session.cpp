@@ -16,8 +16,9 @@ namespace {
 using nlohmann::json;
 using namespace std::chrono_literals;
 
-constexpr auto kCreateTakes = 60s;  // formatting an image: metadata alone
-constexpr auto kCancelTakes = 60s;  // until the requests under way have come back from the storage
+constexpr auto kCreateTakes = 60s;                                 // formatting an image: metadata alone
+constexpr std::chrono::steady_clock::duration kCancelTakes = 60s;  // until the storage has done the requests under way
+constexpr std::chrono::steady_clock::duration kLookTakes = 10s;    // at a file's size
 
 json query(QmpClient& client, const char* command, json arguments = json::object()) {
   return client.execute({command, std::move(arguments)});
@@ -129,12 +130,8 @@ std::vector<Node> query_nodes(Session& session) {
   return parse_nodes(query(session.client, "query-named-block-nodes", std::move(arguments)));
 }
 
-void require_storage_answers(Session& session, const std::string& path) {
-  constexpr auto kLongestLook = 30s;
-  const Process look(session.loop, {"stat", "--", path}, -1, [](std::string_view) {});
-  if (!session.loop.wait_until([&] { return look.ended(); }, after(kLongestLook))) {
-    throw FileError(fmt::format("the storage of {} does not answer", path), "see what it waits for, then try again");
-  }
+bool storage_answers(Session& session, const std::string& path) {
+  return storage_answers(session.loop, path, after(std::min(session.stall_timeout, kLookTakes)));
 }
 
 std::string query_status(QmpClient& client) {
@@ -195,7 +192,7 @@ std::vector<std::string> remove_jobs(Session& session, const std::vector<ChainId
     if (!job.is_concluded()) {
       try_execute(session.client, {"job-cancel", {{"id", job.id.value}}});
     }
-    if (wait_for_job(session, job.id, after(kCancelTakes))) {
+    if (wait_for_job(session, job.id, after(std::min(session.stall_timeout, kCancelTakes)))) {
       try_execute(session.client, dismiss_job(job.id));
     }
     removed.push_back("job " + job.id.value);

@@ -11,7 +11,7 @@ packages_of() {
     build) echo g++ cmake ninja-build nlohmann-json3-dev libasio-dev libcli11-dev libfmt-dev libssl-dev ;;
     run) echo qemu-system-x86 qemu-utils ;;
     # libgmock-dev: Debian's CMake files for GoogleTest name its libraries too.
-    test) echo libgtest-dev libgmock-dev clang-format nbdkit e2fsprogs util-linux ;;
+    test) echo libgtest-dev libgmock-dev clang-format nbdkit e2fsprogs fuse2fs util-linux ;;
     fuzz) echo clang libclang-rt-dev ;;
     demo) echo e2fsprogs util-linux socat ;;
     bench) echo bc socat time ;;

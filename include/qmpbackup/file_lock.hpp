@@ -22,6 +22,9 @@ class FileLock {
   /// Throws ChainBusy where the file was removed or replaced since: then another run can hold a lock of the same name.
   void require_held() const;
 
+  /// The file stays, even if it is empty, and is not looked at at the end: its storage may hang.
+  void keep() { made_ = false; }
+
  private:
   std::string path_;
   bool made_ = false;

@@ -24,7 +24,7 @@ struct Session {
   VmFeatures features;
   std::chrono::steady_clock::duration stall_timeout;
   bool checksums = true;
-  std::span<const FileLock> locks{};  ///< of the chains that the run changes
+  std::span<FileLock> locks{};  ///< of the chains that the run changes
 };
 
 /// Runs a command whose object may be gone, or held for a moment longer: false where QEMU refused it.
@@ -43,9 +43,9 @@ std::vector<Job> query_jobs(QmpClient& client);
 std::vector<Node> query_nodes(Session& session);
 std::string query_status(QmpClient& client);
 
-/// Throws FileError where not even the file's size can be had in time, or that it is not there. QEMU asks for the size
-/// of a target whenever it lists nodes, and stands still, guest and all, while the storage hangs: a child asks before.
-void require_storage_answers(Session& session, const std::string& path);
+/// Whether a target's size, or that it is not there, can be had in a moment. QEMU asks for it whenever it lists nodes,
+/// and stands still, guest and all, while the storage hangs.
+bool storage_answers(Session& session, const std::string& path);
 
 /// Waits until the job has concluded or is gone; the state it was found in last, nothing when it is gone. Throws
 /// ConnectionLost, Interrupted, and Error when it is still there at the deadline.

@@ -180,6 +180,20 @@ TEST_F(Changes, External_Snapshot_Needs_A_New_Full) {
   expect_archives(scene_->check_settled(), 1);
 }
 
+// The guest writes to the overlay from then on, and the backup would read the node below it.
+TEST_F(Changes, External_Snapshot_While_The_Backup_Begins_Commits_Nothing) {
+  begin();
+  const fs::path overlay = scene_->everything() / "overlay.qcow2";
+  expect_refused_while_it_begins("a snapshot was taken while the backup began", [&] {
+    vm().control().execute("blockdev-snapshot-sync", {{"device", Scene::disk}, {"snapshot-file", overlay.string()}});
+    vm().disk(Scene::disk).image = overlay;
+    vm().write(Scene::disk, MiB, 64 * KiB, 9);
+  });
+  EXPECT_EQ(scene_->levels(), (std::vector{-1, 0}));
+  EXPECT_EQ(scene_->backup({"-inc", "auto"}).exit_code, 0) << scene_->last_words();
+  expect_archives(scene_->check_settled(), 1);
+}
+
 TEST_F(Changes, Snapshot_That_Was_Committed_Goes_On) {
   begin();
   const fs::path image = vm().disk(Scene::disk).image;

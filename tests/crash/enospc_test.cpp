@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "crash/kinds.hpp"
 #include "crash/scene.hpp"
@@ -83,6 +84,41 @@ INSTANTIATE_TEST_SUITE_P(Each, Full_Target,
                          testing::Combine(testing::Values(Kind::Full, Kind::Incremental),
                                           testing::Values("none", "zstd")),
                          case_name);
+
+// A dead run's job has filled the folder, and QEMU has ended since: nothing can be written before the partial file
+// goes.
+TEST(Full_Folder, Is_Cleared_By_The_Next_Run) {
+  QMPBACKUP_REQUIRE_QEMU();
+  Scene scene(crash_seed(), {.tmpfs_bytes = kRoom});
+  QMPBACKUP_REQUIRE_TMPFS(*scene.tmpfs());
+  ASSERT_NO_FATAL_FAILURE(prepare(scene, Kind::Incremental));
+  write_noise(scene, 0, 3 * MiB);
+  bool has_target = false;
+  const ProgramResult killed =
+      scene.backup({"-inc", "auto", "--compress", "none", "--no-space-check"}, [&](const Point& point) {
+        has_target = has_target || point.command == "add-fd";
+        if (!has_target || point.command != "transaction") {
+          return Verdict::Forward;
+        }
+        if (point.moment == Moment::BeforeSending) {
+          scene.tmpfs()->resize(used_bytes(scene) + MiB);
+        }
+        return point.moment == Moment::Answered ? scene.kill_tool(point) : Verdict::Forward;
+      });
+  ASSERT_EQ(killed.signal, SIGKILL);
+  const fs::path partial = scene.folder() / scene.manifest()["pending"]["partial"].get<std::string>();
+  ASSERT_TRUE(fs::exists(partial));
+  for (std::ofstream filler(scene.folder() / "filler"); filler.put('x').flush();) {
+  }
+  scene.vm().restart();
+  const ProgramResult next = scene.backup({"-inc", "auto"});
+  EXPECT_FALSE(fs::exists(partial)) << next.err;
+  EXPECT_FALSE(scene.manifest().contains("pending")) << next.err;
+  fs::remove(scene.folder() / "filler");
+  scene.tmpfs()->resize(kRoom);
+  EXPECT_EQ(scene.recover_and_check(), Violations{}) << scene.last_words();
+  EXPECT_EQ(chain_bases(scene.base()).size(), 1U) << scene.last_words();
+}
 
 TEST(Space_Check, Refuses_Before_Anything_Is_Changed) {
   QMPBACKUP_REQUIRE_QEMU();

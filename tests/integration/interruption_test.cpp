@@ -1,5 +1,6 @@
 // Signals and stalls: the job is cancelled, nothing is left, the chain is as it was.
 #include "integration/scenario.hpp"
+#include "support/fuse_folder.hpp"
 #include "support/qmp_proxy.hpp"
 
 namespace qmpbackup::test {
@@ -140,6 +141,37 @@ TEST_F(InterruptionTest, Stalled_Job_Is_Cancelled) {
   chain().expect_sound(-1);
   chain().take(0);
   chain().expect_sound(0);
+}
+
+// As a network file system whose server is gone: whoever looks at a file waits, and no signal helps.
+TEST_F(InterruptionTest, Storage_That_Hangs_Holds_Neither_The_Guest_Nor_The_Run) {
+  if (!fs::exists("/dev/fuse")) {
+    GTEST_SKIP() << "there is no /dev/fuse (a container?)";
+  }
+  FuseFolder target(64 * MiB);
+  QMPBACKUP_REQUIRE(target.problem());
+  fs::create_directory(target / "backups");
+  TestChain chain(vm(), "disk0", target / "backups/disk0");
+  BackgroundProgram run(
+      chain.command({"-inc", "-1", "--stall-timeout", "2", "--speed-limit", "1M", "--compress", "none"}));
+  wait_for_backup_job(vm(), run);
+  target.hang();
+  std::chrono::steady_clock::duration longest{};
+  while (!run.finished_within(milliseconds(100))) {
+    const auto asked = std::chrono::steady_clock::now();
+    vm().status();
+    longest = std::max(longest, std::chrono::steady_clock::now() - asked);
+    ASSERT_LT(longest, seconds(30)) << "QEMU stands still";
+  }
+  const auto result = run.wait();
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_TRUE(contains(result.err, "whether the target's storage hangs")) << result.err;
+  const auto next = run_program(chain.command({"-inc", "auto", "--stall-timeout", "1"}));
+  EXPECT_EQ(next.exit_code, 1) << next.err;
+  EXPECT_TRUE(contains(next.err, "does not answer")) << next.err;
+  target.go_on();
+  chain.take_auto(-1);
+  chain.expect_sound(-1);
 }
 
 TEST_F(InterruptionTest, Job_That_Something_Else_Cancels_Fails_The_Run) {
