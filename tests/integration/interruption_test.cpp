@@ -174,6 +174,24 @@ TEST_F(InterruptionTest, Storage_That_Hangs_Holds_Neither_The_Guest_Nor_The_Run)
   chain.expect_sound(-1);
 }
 
+// The bitmap of the killed run comes back with the disk's image, when the run itself was taken back already.
+TEST_F(InterruptionTest, Killed_Full_Leaves_No_Bitmap_Though_The_Disk_Is_Away_When_It_Is_Taken_Back) {
+  auto run = start_slow_run();
+  run.send_signal(SIGKILL);
+  run.wait();
+  vm().stop_cleanly();  // which stores the bitmap
+  TempFolder elsewhere;
+  QemuVm without_it(elsewhere, {new_disk("disk1", MiB)}, vm_options());
+  without_it.start();
+  const auto refused = run_program(backup_command(without_it.socket(), base(), "disk0", {"-inc", "auto"}));
+  EXPECT_EQ(refused.exit_code, 1) << refused.err;
+  without_it.stop_cleanly();
+  vm().start();
+  ASSERT_EQ(vm().our_bitmaps("disk0").size(), 1U);
+  chain().take_auto(-1);
+  chain().expect_sound(-1);
+}
+
 TEST_F(InterruptionTest, Job_That_Something_Else_Cancels_Fails_The_Run) {
   for (const auto* force : {"job-cancel", "block-job-cancel"}) {
     auto run = start_slow_run();
