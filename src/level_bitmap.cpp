@@ -10,6 +10,15 @@ namespace qmpbackup {
 
 namespace {
 
+/// A disk whose end was once within a cluster keeps what the rest of that cluster held, and shows it again when it
+/// grows beyond: QEMU notes that in no bitmap. It is copied all the same where it is within the granule of the end,
+/// which is a mark, or was written since the last level.
+bool may_show_old_data_when_grown(const Node& node, const LevelRecord& last) {
+  const Bitmap* bitmap = node.find_bitmap(last.bitmap);
+  const bool ends_in_a_cluster = node.cluster_size > 0 && last.virtual_size % node.cluster_size != 0;
+  return bitmap == nullptr || node.cluster_size > bitmap->granularity || (last.marks == 0 && ends_in_a_cluster);
+}
+
 /// Of the chain that `last` is of.
 std::optional<Level> level_of_newer_bitmap(const Node& node, const LevelRecord& last) {
   const auto known = parse_chain_level(last.bitmap.value);
@@ -143,6 +152,10 @@ std::string why_size_is_wrong(const Node& node, const LevelRecord& last, std::op
   if (node.virtual_size != last.virtual_size && node.driver != "qcow2") {
     return fmt::format("the disk has grown from {} to {} bytes, and a {} disk does not say what the new part holds",
                        last.virtual_size, node.virtual_size, node.driver);
+  }
+  if (node.virtual_size != last.virtual_size && may_show_old_data_when_grown(node, last)) {
+    return fmt::format("the disk has grown from {} to {} bytes, and its clusters of {} may show old data there again",
+                       last.virtual_size, node.virtual_size, format_size(node.cluster_size));
   }
   if (last.marks > 0 && marks_intact == false) {
     return fmt::format("the disk was shrunk and grown or rolled back, or its bitmap cleared, since level {}",

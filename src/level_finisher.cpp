@@ -216,6 +216,24 @@ bool was_stored(const std::vector<Node>& nodes, const Manifest& manifest) {
   return has_bitmap(nodes, pending.bitmap);
 }
 
+/// Whether the manifest on disk says that the pending level is complete, though writing that failed: it has its name,
+/// and only that this lasts is not sure. Also where that cannot be read.
+bool says_verified(const ChainFiles& files) {
+  try {
+    const auto text = read_file_if_there(files.manifest_path(), kLargestManifest);
+    const Manifest there = parse_manifest(text.value_or(""));
+    return there.pending && there.pending->verified;
+  } catch (const Error&) {
+    return true;
+  }
+}
+
+[[noreturn]] void throw_not_in_the_chain(const Pending& pending, const FileError& error) {
+  throw Error(fmt::format("{}: level {} is complete, but could not be put into the chain: {}", pending.device,
+                          level_name(pending.level), error.what()),
+              fmt::format("{}: the next run puts it there", error.hint()));
+}
+
 }  // namespace
 
 LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& manifest, Recovery from) {
@@ -231,7 +249,15 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
     verified.pending->verified = verify_partial(session, files, *manifest.pending);
     require_locks(session);
     verified.pending->inode = regular_file_info(files.in_folder(manifest.pending->partial)).value_or(FileInfo{}).inode;
-    write_durably(files.manifest_path(), format_manifest(verified));
+    try {
+      write_durably(files.manifest_path(), format_manifest(verified));
+    } catch (const FileError& error) {
+      if (!says_verified(files)) {
+        throw;
+      }
+      manifest = std::move(verified);  // not to be taken back any more: a later run would commit it
+      throw_not_in_the_chain(*manifest.pending, error);
+    }
     manifest = std::move(verified);
   }
   const EventLoop::Shield shield(session.loop);  // a few renames: a signal waits for them
@@ -240,10 +266,7 @@ LevelRecord finish_level(Session& session, const ChainFiles& files, Manifest& ma
   try {
     commit(files, manifest);
   } catch (const FileError& error) {
-    const Pending& pending = *manifest.pending;
-    throw Error(fmt::format("{}: level {} is complete, but could not be put into the chain: {}", pending.device,
-                            level_name(pending.level), error.what()),
-                fmt::format("{}: the next run puts it there", error.hint()));
+    throw_not_in_the_chain(*manifest.pending, error);
   }
   try {
     write_checksums(files, manifest);

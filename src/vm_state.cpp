@@ -182,6 +182,7 @@ std::vector<Node> parse_nodes(const json& query_named_block_nodes) {
     node.file = text_of(entry, "file");
     node.virtual_size = bytes_of(image, "virtual-size");
     node.allocated = bytes_of(image, "actual-size");
+    node.cluster_size = bytes_of(image, "cluster-size");
     node.read_only = flag_of(entry, "ro", false);
     node.stores_bitmaps =
         node.driver == "qcow2" && text_of(member(member(image, "format-specific"), "data"), "compat") == "1.1";

@@ -46,6 +46,7 @@ struct Node {
   ByteCount allocated = 0;  ///< `actual-size` on the host; 0 where it is not known, as for block devices
   bool read_only = false;
   bool stores_bitmaps = false;  ///< qcow2 version 3 (compat 1.1)
+  ByteCount cluster_size = 0;   ///< 0 for a format without clusters
   bool encrypted = false;
   std::vector<Bitmap> bitmaps;
 

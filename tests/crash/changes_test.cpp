@@ -28,6 +28,24 @@ TEST_F(Changes, Grown_Qcow2_Goes_On) {
   expect_goes_on();
 }
 
+// Shrinking leaves what the rest of the last cluster held, growing shows it again, and no bitmap knows.
+TEST_F(Changes, Grown_Qcow2_Whose_Last_Cluster_Holds_Old_Data_Loses_Nothing) {
+  for (const char* options : {"cluster_size=2M", "cluster_size=64k", "cluster_size=4k"}) {
+    for (const std::uint64_t old_end : {2 * MiB + 65 * KiB, 2 * MiB + 512}) {
+      SCOPED_TRACE(fmt::format("{}, {}", options, old_end));
+      scene_ = std::make_unique<Scene>(crash_seed(), SceneOptions{.image_options = options});
+      vm().write(Scene::disk, 0, 4 * MiB, 0x7a);
+      scene_->resize(old_end);
+      for (const std::uint64_t size : {old_end, 6 * MiB}) {
+        scene_->resize(size);
+        EXPECT_EQ(scene_->backup({"-inc", "auto"}).exit_code, 0) << scene_->last_words();
+        EXPECT_EQ(scene_->check_settled(), Violations{});
+      }
+      EXPECT_EQ(chain_bases(scene_->base()).size(), options == std::string("cluster_size=2M") ? 2U : 1U);
+    }
+  }
+}
+
 TEST_F(Changes, Grown_Raw_Needs_A_New_Full) {
   begin({.format = "raw"});
   scene_->resize(6 * MiB);

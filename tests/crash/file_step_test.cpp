@@ -146,6 +146,32 @@ TEST_P(File_Step, That_Fails_Loses_Nothing) {
       });
 }
 
+// It fails though it has happened, as where the folder cannot be synced after a rename, and then the undo is killed.
+TEST(Failed_File_Step, Whose_Undo_Is_Killed_Keeps_A_Bitmap_For_The_Next_Level) {
+  QMPBACKUP_REQUIRE_QEMU();
+  Scene scene(crash_seed());
+  const std::uint64_t stride = all_rounds() ? 1 : 4;
+  int failures = 0;
+  for (std::uint64_t k = kFirstOfCommit + crash_seed() % stride;; k += stride) {
+    ASSERT_NO_FATAL_FAILURE(prepare(scene, Kind::Incremental));
+    scene.set_environment({{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
+                           {"QMPBACKUP_KILL_STEP", std::to_string(k)},
+                           {"QMPBACKUP_KILL_WHEN", "fail"}});
+    const ProgramResult result = scene.backup({"-inc", "auto"}, [&](const Point& point) {
+      return point.command == "block-dirty-bitmap-remove" && point.moment == Moment::Answered ? scene.kill_tool(point)
+                                                                                              : Verdict::Forward;
+    });
+    scene.set_environment({});
+    if (result.err.find("kill_shim") == std::string::npos) {
+      break;
+    }
+    ++failures;
+    EXPECT_EQ(scene.recover_and_check(1), Violations{}) << k << result.err << scene.last_words();
+    EXPECT_EQ(chain_bases(scene.base()).size(), 1U) << k << ": a new full" << result.err << scene.last_words();
+  }
+  EXPECT_GT(failures, 2);
+}
+
 // What cannot be looked at is not gone, and no reason to begin a new chain.
 TEST_P(File_Step, Look_That_Fails_Loses_Nothing) {
   Scene scene(crash_seed());

@@ -42,7 +42,7 @@ DiskSpec disk_of(const TempFolder& folder, const PoweredFolder* power, const Sce
   if (options.reads_can_fail) {
     spec.file_node = fmt::format("driver=nbd,server.type=unix,server.path={}", (folder / "nbd").string());
   }
-  make_image(spec.image, options.format, options.disk_bytes);
+  make_image(spec.image, options.format, options.disk_bytes, options.image_options);
   if (options.reads_can_fail) {
     fs::resize_file(spec.image, fs::file_size(spec.image) + 4 * options.disk_bytes);  // cannot grow over NBD
   }

@@ -52,6 +52,7 @@ bool is_clear_cut(const Point& point);
 struct SceneOptions {
   DiskSpec::Style style = DiskSpec::Style::Drive;
   std::string format = "qcow2";
+  std::string image_options = {};  // of the disk's image, as for qemu-img create -o
   std::uint64_t disk_bytes = 4 * MiB;
   std::uint64_t tmpfs_bytes = 0;  // the chain's folder is a tmpfs of that size; 0: an ordinary folder
   bool powered = false;           // the chain's folder is on a PoweredFolder
