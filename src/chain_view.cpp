@@ -178,8 +178,11 @@ std::size_t level_to_restore(const ChainOnDisk& chain, const ChainFiles& files, 
                                  level_name(level), files.base(), level_name(*merged)),
                      "restore the full with -inc -1");
   }
+  const bool is_pending = chain.manifest && chain.manifest->pending && chain.manifest->pending->level == level;
   throw ChainError(fmt::format("{} has no level {}", files.base(), level_name(level)),
-                   "see qmpbackup list -backupFile " + shell_quoted(files.base()));
+                   is_pending
+                       ? "its backup works now, or was ended early: the next backup completes it or takes it back"
+                       : "see qmpbackup list -backupFile " + shell_quoted(files.base()));
 }
 
 }  // namespace qmpbackup
