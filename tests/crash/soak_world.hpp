@@ -20,13 +20,15 @@ inline SceneOptions random_world(std::mt19937_64& random, const std::string& qem
                        .binary = qemu};
   options.style = random() % 2 == 0 ? DiskSpec::Style::Drive : DiskSpec::Style::Blockdev;
   options.format = random() % 4 == 0 ? "raw" : "qcow2";
+  static const std::vector<std::string> clusters = {"64K", "64K", "4K", "2M"};
+  options.image_options = options.format == "qcow2" ? "cluster_size=" + clusters[random() % clusters.size()] : "";
   options.tmpfs_bytes = random() % 2 == 0 ? kRoom : 0;
   options.powered = options.tmpfs_bytes == 0 && random() % 2 == 0;
   return options;
 }
 
 inline std::string describe(const SceneOptions& options) {
-  return fmt::format("{} bytes of {}, {}, {}", options.disk_bytes, options.format,
+  return fmt::format("{} bytes of {} {}, {}, {}", options.disk_bytes, options.format, options.image_options,
                      options.start_paused ? "paused" : "running",
                      options.tmpfs_bytes > 0 ? "tmpfs"
                      : options.powered       ? "ext4"
