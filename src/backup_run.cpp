@@ -350,7 +350,7 @@ void run_backup(EventLoop& loop, Reporter& reporter, const BackupOptions& option
   std::vector<FileLock> locks;
   for (const BackupRequest& request : options.disks) {
     const std::string folder = request.files.folder();
-    if (!storage_answers(loop, folder, after(options.connection.timeouts.reply))) {
+    if (!storage_answers(loop, folder, options.connection.timeouts.reply)) {
       throw FileError(fmt::format("the storage of {} does not answer", folder),
                       "see what it waits for, then try again");
     }

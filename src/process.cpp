@@ -263,14 +263,15 @@ void require_program(const std::string& name) {
   throw ResourceError(fmt::format("{} is not on PATH", name), "install it: it comes with QEMU (Debian: qemu-utils)");
 }
 
-bool storage_answers(EventLoop& loop, const std::string& path, Deadline deadline) {
+bool storage_answers(EventLoop& loop, const std::string& path, std::chrono::steady_clock::duration time) {
   std::unique_ptr<Process> look;
   try {
     look = std::make_unique<Process>(loop, std::vector<std::string>{"stat", "--", path}, -1, [](std::string_view) {});
   } catch (const ResourceError&) {
     return true;  // nobody can tell
   }
-  return loop.wait_until([&] { return look->ended(); }, deadline);
+  return loop.wait_until([&] { return look->ended(); },
+                         after(std::max<std::chrono::steady_clock::duration>(time, std::chrono::seconds(5))));
 }
 
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

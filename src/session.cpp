@@ -16,9 +16,14 @@ namespace {
 using nlohmann::json;
 using namespace std::chrono_literals;
 
-constexpr auto kCreateTakes = 60s;                                 // formatting an image: metadata alone
-constexpr std::chrono::steady_clock::duration kCancelTakes = 60s;  // until the storage has done the requests under way
-constexpr std::chrono::steady_clock::duration kLookTakes = 10s;    // at a file's size
+constexpr auto kCreateTakes = 60s;  // formatting an image: metadata alone
+constexpr auto kCancelTakes = 60s;  // until the storage has done the requests under way
+constexpr auto kLookTakes = 10s;    // at a file's size
+
+/// Until when to wait for a job that was cancelled.
+Deadline until_cancelled(const Session& session) {
+  return after(std::clamp<std::chrono::steady_clock::duration>(session.stall_timeout, 5s, kCancelTakes));
+}
 
 json query(QmpClient& client, const char* command, json arguments = json::object()) {
   return client.execute({command, std::move(arguments)});
@@ -131,7 +136,7 @@ std::vector<Node> query_nodes(Session& session) {
 }
 
 bool storage_answers(Session& session, const std::string& path) {
-  return storage_answers(session.loop, path, after(std::min(session.stall_timeout, kLookTakes)));
+  return storage_answers(session.loop, path, kLookTakes);
 }
 
 std::string query_status(QmpClient& client) {
@@ -192,7 +197,7 @@ std::vector<std::string> remove_jobs(Session& session, const std::vector<ChainId
     if (!job.is_concluded()) {
       try_execute(session.client, {"job-cancel", {{"id", job.id.value}}});
     }
-    if (wait_for_job(session, job.id, after(std::min(session.stall_timeout, kCancelTakes)))) {
+    if (wait_for_job(session, job.id, until_cancelled(session))) {
       try_execute(session.client, dismiss_job(job.id));
     }
     removed.push_back("job " + job.id.value);

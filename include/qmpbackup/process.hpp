@@ -60,9 +60,9 @@ void require_program(const std::string& name);
 /// Throws ResourceError unless a program that is run may have so many files open.
 void require_open_files(std::size_t count);
 
-/// Whether a child that looks at the path, which need not be there, comes back until the deadline: who looks at a
-/// storage that hangs waits with it, and no signal helps. Throws Interrupted.
-bool storage_answers(EventLoop& loop, const std::string& path, Deadline deadline);
+/// Whether a child that looks at the path, which need not be there, comes back in that time, or in 5 seconds: who looks
+/// at a storage that hangs waits with it, and no signal helps. Throws Interrupted.
+bool storage_answers(EventLoop& loop, const std::string& path, std::chrono::steady_clock::duration time);
 
 /// Runs a program to its end: Process, then wait.
 ProcessResult run_process(EventLoop& loop, const std::vector<std::string>& argv, int inherited, Deadline deadline,

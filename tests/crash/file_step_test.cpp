@@ -30,7 +30,7 @@ class File_Step : public testing::TestWithParam<Kind> {
 class Free_Name : public File_Step {};
 
 // Every kind of run takes more steps than that before its level is verified.
-constexpr std::uint64_t kFirstOfCommit = 10;
+constexpr std::uint64_t kFirstOfCommit = 14;
 
 ProgramResult backup_with_harm(Scene& scene, Kind kind, std::uint64_t step, const char* when, bool like_nfs = false) {
   std::map<std::string, std::string> environment{{"LD_PRELOAD", QMPBACKUP_KILL_SHIM},
@@ -112,7 +112,7 @@ TEST_P(File_Step, Of_The_Commit_Killed_Around_It_Without_Noreplace_Loses_Nothing
 TEST_P(File_Step, Of_The_Commit_Killed_After_It_In_A_Folder_That_Was_Copied_Loses_Nothing) {
   Scene scene(crash_seed());
   int copied = 0;
-  const std::uint64_t before_its_rename = GetParam() == Kind::NewFullOverBrokenChain ? 21 : 3;
+  const std::uint64_t before_its_rename = GetParam() == Kind::NewFullOverBrokenChain ? 18 : 1;
   for (std::uint64_t step = kFirstOfCommit + before_its_rename; copied == 0; ++step) {
     ASSERT_NO_FATAL_FAILURE(prepare(scene, GetParam()));
     ASSERT_EQ(backup_with_harm(scene, GetParam(), step, "after").signal, SIGKILL);

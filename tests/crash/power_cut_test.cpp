@@ -93,7 +93,7 @@ class Storage_Power_Cut : public Power_Cut, public testing::WithParamInterface<K
 
 TEST_P(Power_Cut_In_A_Run, Around_A_File_Step_Loses_Nothing) {
   const auto [kind, survivor] = GetParam();
-  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 19 : 11;
+  const std::uint64_t stride = all_rounds() ? 1 : kind == Kind::NewFullOverBrokenChain ? 23 : 13;
   int cuts = 0;
   for (std::uint64_t k = crash_seed() % stride;; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(kind));
@@ -187,7 +187,7 @@ TEST_F(Host_Power_Cut, Around_A_File_Step_Loses_Nothing_But_The_Bitmaps) {
 
 // The tool lives on, and QEMU with its bitmaps: they must fit what the storage has when it is there again.
 TEST_P(Storage_Power_Cut, At_Any_Message_Loses_Nothing) {
-  const int stride = all_rounds() ? 1 : 71;
+  const int stride = all_rounds() ? 1 : 97;
   int cuts = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(stride));; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(GetParam()));

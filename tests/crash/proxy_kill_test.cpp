@@ -78,7 +78,7 @@ class Proxy_Kill : public testing::TestWithParam<Case> {
 
 TEST_P(Proxy_Kill, Loses_Nothing_And_Needs_No_Human) {
   const Kind kind = std::get<Kind>(GetParam());
-  const int step = all_rounds() ? 1 : 67;
+  const int step = all_rounds() ? 1 : kind == Kind::Full ? 67 : 97;
   Scene scene(crash_seed());
   int rounds = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));; k += step, ++rounds) {
@@ -165,7 +165,7 @@ TEST_P(Guest_Write_In_A_Gap, Is_In_This_Level_Or_The_Next_One_All_Gaps_At_Once) 
 
 // Nothing else marks the granule that is written: a lost write cannot hide behind another one.
 TEST_P(Guest_Write_In_A_Gap, Is_In_This_Level_Or_The_Next_One_One_Gap_At_A_Time) {
-  const int step = all_rounds() ? 1 : 79;
+  const int step = all_rounds() ? 1 : 101;
   Scene scene(crash_seed());
   int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));
   for (bool reached = true; reached; k += step) {
