@@ -155,6 +155,9 @@ TEST_F(InterruptionTest, Storage_That_Hangs_Holds_Neither_The_Guest_Nor_The_Run)
   BackgroundProgram run(
       chain.command({"-inc", "-1", "--stall-timeout", "2", "--speed-limit", "1M", "--compress", "none"}));
   wait_for_backup_job(vm(), run);
+  wait_until(  // the run waits for its job alone, and asks QEMU nothing else
+      "the copy", [&] { return vm().control().execute("query-jobs").at(0).at("current-progress") >= 2 * MiB; },
+      seconds(60));
   target.hang();
   std::chrono::steady_clock::duration longest{};
   while (!run.finished_within(milliseconds(100))) {
