@@ -177,7 +177,7 @@ TEST_P(File_Step, Look_That_Fails_Loses_Nothing) {
   Scene scene(crash_seed());
   std::size_t chains = 0;
   fail_each(
-      17,
+      12,
       [&](std::uint64_t k) {
         prepare(scene, GetParam());
         chains = chain_bases(scene.base()).size();

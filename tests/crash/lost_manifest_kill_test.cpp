@@ -66,7 +66,7 @@ class Manifest_After_A_Kill : public testing::TestWithParam<std::tuple<Kind, Har
 
 TEST_P(Manifest_After_A_Kill, Is_Lost_And_Nothing_Is_Left_In_QEMU) {
   const Kind kind = std::get<Kind>(GetParam());
-  const int step = all_rounds() ? 1 : kind == Kind::Full ? 83 : 113;
+  const int step = all_rounds() ? 1 : 83;
   Scene scene(crash_seed());
   int rounds = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));; k += step, ++rounds) {

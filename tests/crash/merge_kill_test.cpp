@@ -114,7 +114,7 @@ class Merge : public testing::Test {
   static int through_of(const Scene& scene) { return scene.levels().at(scene.levels().size() - 2); }
 
   void kill_around_each_file_step(Scene& scene) {
-    const std::uint64_t step = all_rounds() ? 1 : 11;
+    const std::uint64_t step = all_rounds() ? 1 : 7;
     int kills = 0;
     int merged = 0;
     for (std::uint64_t k = crash_seed() % step;; k += step) {
@@ -171,7 +171,7 @@ TEST_F(Merge, Look_That_Fails_Leaves_The_Old_Chain_Or_The_New_One) {
   int through = 0;
   int newest = 0;
   fail_each(
-      24,
+      16,
       [&](std::uint64_t k) {
         prepare(scene);
         through = through_of(scene);

@@ -187,7 +187,7 @@ TEST_F(Host_Power_Cut, Around_A_File_Step_Loses_Nothing_But_The_Bitmaps) {
 
 // The tool lives on, and QEMU with its bitmaps: they must fit what the storage has when it is there again.
 TEST_P(Storage_Power_Cut, At_Any_Message_Loses_Nothing) {
-  const int stride = all_rounds() ? 1 : 97;
+  const int stride = all_rounds() ? 1 : GetParam() == Kind::Full ? 53 : 79;
   int cuts = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(stride));; k += stride) {
     ASSERT_NO_FATAL_FAILURE(prepare_with_room(GetParam()));
@@ -212,7 +212,7 @@ TEST_P(Storage_Power_Cut, At_Any_Message_Loses_Nothing) {
     }
     recover_and_check(GetParam(), Survivor::Qemu, chains, where);
   }
-  EXPECT_GT(cuts, 2);
+  EXPECT_GT(cuts, 1);
   std::cout << name_of(GetParam()) << ": " << cuts << " cuts\n";
 }
 

@@ -78,7 +78,7 @@ class Proxy_Kill : public testing::TestWithParam<Case> {
 
 TEST_P(Proxy_Kill, Loses_Nothing_And_Needs_No_Human) {
   const Kind kind = std::get<Kind>(GetParam());
-  const int step = all_rounds() ? 1 : kind == Kind::Full ? 67 : 97;
+  const int step = all_rounds() ? 1 : kind == Kind::Full ? 67 : 89;
   Scene scene(crash_seed());
   int rounds = 0;
   for (int k = static_cast<int>(crash_seed() % static_cast<std::uint64_t>(step));; k += step, ++rounds) {
