@@ -111,7 +111,11 @@ class Verifier {
       watch_.throw_if_changed();
       level.fault = verdict.faults.front();
       ++damaged_;
-      unreadable_ += is_without_right(chain_, level) ? 1U : 0U;
+      if (is_without_right(chain_, level)) {
+        ++unreadable_;
+      } else if (first_damage_.empty()) {
+        first_damage_ = *level.fault;
+      }
     }
     if (reporter_.json()) {
       reporter_.end_progress();
@@ -168,13 +172,6 @@ class Verifier {
 
   [[nodiscard]] bool is_time_known(const LevelView& level) const {
     return level.from_manifest || chain_.file_of(level.record.level) != nullptr;
-  }
-
-  [[nodiscard]] std::string first_damage() const {
-    const auto damaged = std::find_if(levels_.begin(), levels_.end(), [&](const LevelView& level) {
-      return level.fault && !is_without_right(chain_, level);
-    });
-    return *damaged->fault;
   }
 
   [[nodiscard]] std::string range(std::size_t first, std::size_t last) const {
@@ -245,7 +242,7 @@ class Verifier {
     throw DamageFound(
         fmt::format("{}: {}", files_.base(),
                     damaged_ > unreadable_ ? fmt::format("{} of {} levels damaged: {}", damaged_ - unreadable_,
-                                                         levels_.size(), first_damage())
+                                                         levels_.size(), first_damage_)
                                            : fault),
         fmt::format("{}; {}",
                     newest ? "the newest level that restores is " + level_name(*newest) : "nothing restores from here",
@@ -269,6 +266,7 @@ class Verifier {
   ByteCount bytes_total_ = 0;
   std::size_t damaged_ = 0;
   std::size_t unreadable_ = 0;  ///< of these
+  std::string first_damage_;    ///< of the others
 };
 
 }  // namespace

@@ -37,6 +37,9 @@ FuseFolder::FuseFolder(std::uint64_t size_bytes) {
       return;
     }
   }
+  if (device_of(mount_point()) == device_of(temp_.path())) {
+    problem_ = "fuse2fs mounts nothing: " + server_->err();
+  }
 }
 
 FuseFolder::~FuseFolder() {
