@@ -168,6 +168,16 @@ TEST_F(CleanBitmapTest, Bitmap_Below_A_Snapshot_Stays_With_A_Warning) {
   EXPECT_TRUE(vm().node(old_node).value("dirty-bitmaps", json::array()).empty());
 }
 
+// The bitmaps went along in the image: to find none here would look like success.
+TEST_F(CleanBitmapTest, Of_A_VM_That_Was_Migrated_Away_Is_Refused) {
+  chain().take(-1);
+  vm().control().execute("migrate", {{"uri", "exec:cat > /dev/null"}});
+  wait_until("its end", [&] { return vm().control().execute("query-migrate").value("status", "") == "completed"; });
+  const auto run = clean();
+  EXPECT_EQ(run.exit_code, 1) << run.err;
+  EXPECT_TRUE(contains(run.err, "belong to another QEMU")) << run.err;
+}
+
 TEST_F(CleanBitmapTest, Base_Without_A_Manifest_Means_The_Bitmap_Of_The_Go_Tool) {
   chain().take(-1);
   add_bitmap("bitmap0");

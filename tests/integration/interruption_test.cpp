@@ -192,6 +192,25 @@ TEST_F(InterruptionTest, Killed_Full_Leaves_No_Bitmap_Though_The_Disk_Is_Away_Wh
   chain().expect_sound(-1);
 }
 
+// It shows no bitmap yet, as if the killed run had left none.
+TEST_F(InterruptionTest, Killed_Full_Is_Not_Taken_Back_By_A_VM_That_Waits_For_A_Migration) {
+  auto run = start_slow_run();
+  run.send_signal(SIGKILL);
+  run.wait();
+  vm().stop_cleanly();
+  vm().options().extra_arguments = {"-incoming", "defer"};
+  vm().start();
+  const auto refused = chain().run({"-inc", "auto"});
+  EXPECT_EQ(refused.exit_code, 1) << refused.err;
+  EXPECT_TRUE(contains(refused.err, "belong to another QEMU")) << refused.err;
+  EXPECT_TRUE(chain().manifest().contains("pending"));
+  vm().stop_cleanly();
+  vm().options().extra_arguments = {};
+  vm().start();
+  chain().take_auto(-1);
+  chain().expect_sound(-1);
+}
+
 TEST_F(InterruptionTest, Job_That_Something_Else_Cancels_Fails_The_Run) {
   for (const auto* force : {"job-cancel", "block-job-cancel"}) {
     auto run = start_slow_run();
